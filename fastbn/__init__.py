@@ -1,0 +1,25 @@
+"""Batch normalization for NumPy on the CPU: fast, exact, and the same bits every time."""
+
+import lazy_loader as _lazy
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "_config": ["config_info"],
+        "_threads": ["get_num_threads", "set_num_threads"],
+        "cs231n": [
+            "batchnorm_backward",
+            "batchnorm_backward_alt",
+            "batchnorm_forward",
+            "spatial_batchnorm_backward",
+            "spatial_batchnorm_forward",
+        ],
+        "functional": ["batch_norm", "normalize"],
+        "gradients": ["backward", "forward"],
+        "layers": ["BatchNorm"],
+        "ranked": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"],
+        "stats": ["Stats", "batch_stats", "merge_stats", "update_running_stats"],
+    },
+)

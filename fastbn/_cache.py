@@ -1,0 +1,88 @@
+"""The on-disk kernel cache: one self-checking file per kernel and signature.
+
+A file is named by the hash of everything that decides its contents and starts with a checksum, so
+there is no index to race for and no stale entry to find. Whatever goes wrong is a miss: the kernel
+is compiled, and the file written anew.
+"""
+
+import contextlib
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import llvmlite
+import numba
+import platformdirs
+from numba.core import compiler, config, serialize
+from numba.core.caching import NullCache
+
+_CHECKSUM_BYTES = 32
+
+
+@cache
+def directory() -> Path:
+    """Where kernels are kept: ``NUMBA_CACHE_DIR/fastbn`` if that is set, else the user's cache."""
+    if config.CACHE_DIR:
+        return Path(config.CACHE_DIR) / "fastbn"
+    return Path(platformdirs.user_cache_dir("fastbn", appauthor=False))
+
+
+@cache
+def _package_digest() -> str:
+    """A hash of this package's source: kernels call each other across files."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+class DiskCache(NullCache):
+    """What a Numba dispatcher asks for compiled code. ``name`` tells twins of one source apart."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    @property
+    def cache_path(self):
+        return str(directory())
+
+    def _file(self, signature, codegen) -> Path:
+        versions = (numba.__version__, llvmlite.__version__, sys.version)
+        key = (
+            self._name,
+            str(signature),
+            codegen.magic_tuple(),
+            _package_digest(),
+            versions,
+        )
+        return directory() / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:40]}.kernel"
+
+    def load_overload(self, sig, target_context):
+        target_context.refresh()  # loaded code links to symbols that this registers
+        try:
+            data = self._file(sig, target_context.codegen()).read_bytes()
+            checksum, payload = data[:_CHECKSUM_BYTES], data[_CHECKSUM_BYTES:]
+            if hashlib.sha256(payload).digest() != checksum:
+                return None
+            return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+        except Exception:
+            return None
+
+    def save_overload(self, sig, data):
+        with contextlib.suppress(Exception):
+            file = self._file(sig, data.codegen)
+            payload = serialize.dumps(data._reduce())
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+            temporary = Path(name)
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(hashlib.sha256(payload).digest() + payload)
+                temporary.replace(file)
+            except BaseException:
+                temporary.unlink()
+                raise

@@ -1,0 +1,63 @@
+"""What every public function does with its arguments, and the one call into a forward pass."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from . import _layout, _passes, _validate
+from .stats import Stats
+
+
+@lru_cache(maxsize=256)
+def _constant(value: float, channels: int, dtype: np.dtype) -> np.ndarray:
+    return np.full(channels, value, dtype)
+
+
+def parameter(name: str, value, default: float, layout: _layout.Layout) -> np.ndarray:
+    """Weight or bias in the dtype of the arithmetic."""
+    if value is None:
+        return _constant(default, layout.channels, layout.compute)
+    return _validate.vector(name, value, layout.channels, layout.compute)
+
+
+def given(stats, channels: int) -> tuple[np.ndarray, float]:
+    """Statistics from outside as a buffer (mean, m2, room for invstd) and their count."""
+    if isinstance(stats, Stats):
+        if stats.mean.size != channels:
+            raise ValueError(f"stats should have {channels} channels, got {stats.mean.size}")
+        mean, m2, count = stats.mean, stats.m2, stats.count or 1.0
+    elif isinstance(stats, tuple) and len(stats) == 2:
+        mean = _validate.vector("stats mean", stats[0], channels)
+        m2, count = _validate.vector("stats var", stats[1], channels), 1.0
+    else:
+        raise TypeError(f"stats should be a Stats or (mean, var), got {type(stats).__name__}")
+    buffer = np.empty(3 * channels)
+    buffer[:channels], buffer[channels : 2 * channels] = mean, m2
+    return buffer, count
+
+
+def check_out(out, layout: _layout.Layout, alias, **others) -> None:
+    if out is not None:
+        _validate.output("out", out, layout.shape, layout.dtype)
+        _validate.overlap(out, alias, **others)
+
+
+def run_forward(flat, layout, weight, bias, eps, buffer, count, task, out) -> np.ndarray:
+    """Run the forward pass; the statistics are left in ``buffer``."""
+    target = _layout.Target(layout, out)
+    if layout.plan is not None:
+        _passes.forward(
+            layout.plan.large,
+            layout.plan.array,
+            task,
+            flat,
+            target.flat,
+            weight,
+            bias,
+            buffer,
+            count,
+            eps,
+        )
+    else:
+        buffer[:] = 0.0
+    return target.finish()

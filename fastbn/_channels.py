@@ -1,0 +1,139 @@
+"""Arithmetic per channel, in float64: merging partial sums, and the coefficients of a write.
+
+Statistics are sums of d and d^2 around one shift a channel (Chan, Golub & LeVeque 1983): they
+merge by addition, exactly as far as float64 goes, and only the end adds the shift: merging rounded
+means costs hundreds of ulp of variance when the mean is 10,000 times the deviation.
+"""
+
+import numpy as np
+
+from . import _plan
+from ._columns import _expand
+from ._jit import block
+from ._runs import ONE, ZERO
+
+
+@block
+def shift_to_first(plan, x, work):
+    """Shift by each channel's first value: near the data, and exact for a constant channel."""
+    c, run, shift = plan[_plan.C], plan[_plan.L], plan[_plan.SHIFT]
+    for j in range(c):
+        value = np.float64(x[j * run])
+        work[shift + j] = value if np.isfinite(value) else 0.0
+
+
+@block
+def shift_to_mean(plan, mean, work):
+    """Shift by each channel's mean."""
+    for j in range(plan[_plan.C]):
+        work[plan[_plan.SHIFT] + j] = mean[j]
+
+
+@block
+def _merge(plan, first, last, work):
+    """Add up the partial sums of channels first..last, in order, into part 0."""
+    c, parts = plan[_plan.C], plan[_plan.PARTS]
+    for part in range(ONE, parts):
+        for j in range(first, last):
+            work[j] += work[part * c + j]
+        for j in range(first, last):
+            work[parts * c + j] += work[(parts + part) * c + j]
+
+
+@block
+def merge_moments(t, threads, plan, x, work, mean, m2):
+    """The mean and sum of squared deviations of the t-th share of the channels.
+
+    Returns whether a shift lay so far from its mean that digits were lost (an outlier came first):
+    its squared distance, in variances, is the factor by which rounding errors of m2 grow.
+    """
+    c, parts, shift = plan[_plan.C], plan[_plan.PARTS], plan[_plan.SHIFT]
+    first, last = c * t // threads, c * (t + ONE) // threads
+    _merge(plan, first, last, work)
+    n = np.float64(plan[_plan.N] * plan[_plan.L])
+    limit = 65536.0 if x.itemsize == 4 else 64.0
+    far = False
+    for j in range(first, last):
+        s1, s2 = work[j], work[parts * c + j]
+        d = s1 / n
+        mean[j] = work[shift + j] + d
+        # A comparison with NaN is false: it stays, and is never negative by rounding.
+        squares = s2 - s1 * d
+        m2[j] = 0.0 if squares < 0.0 else squares
+        far = far or s1 * d > limit * squares
+    return far
+
+
+@block
+def merge_gradients(t, threads, plan, work, invstd, dweight, dbias):
+    """dweight and dbias of the t-th share of the channels; the sums stay in part 0."""
+    c, parts = plan[_plan.C], plan[_plan.PARTS]
+    first, last = c * t // threads, c * (t + ONE) // threads
+    _merge(plan, first, last, work)
+    for j in range(first, last):
+        dweight[j] = work[parts * c + j] * invstd[j]
+        dbias[j] = work[j]
+
+
+@block
+def invert_deviations(count, eps, m2, invstd):
+    """1 / sqrt(var + eps); 0 where both are 0, so that a constant channel gives its bias."""
+    for j in range(np.uintp(invstd.size)):
+        var = m2[j] / count + eps
+        invstd[j] = 0.0 if var == 0.0 else 1.0 / np.sqrt(var)
+
+
+@block
+def _widen(plan, rows):
+    """The four coefficient vectors as wide as a row that `_columns.write` sees at once."""
+    c, wide = plan[_plan.C], plan[_plan.WRITE_WIDTH]
+    if wide == c:
+        return rows
+    out = np.empty(4 * plan[_plan.WRITE_WIDTH], rows.dtype)
+    for k in range(4):
+        start, column = np.uintp(k) * c, np.uintp(k) * wide
+        _expand(
+            rows[start : start + c],
+            ZERO,
+            plan[_plan.L],
+            wide,
+            out[column : column + wide],
+        )
+    return out
+
+
+@block
+def forward_coefficients(plan, x, weight, bias, mean, invstd):
+    """m, b, c of ``y = (x - m) * b + c``.
+
+    m is the mean rounded to the data's precision, c takes up what was rounded off: with |mean|
+    much larger than the deviation, x - m is exact, where x * b + c loses thousands of ulp.
+    """
+    c = plan[_plan.C]
+    rows = np.empty(4 * plan[_plan.C], x.dtype)
+    for j in range(c):
+        scale = weight[j] * invstd[j]
+        rows[j] = mean[j]
+        rows[c + j] = scale
+        rows[c + c + j] = bias[j] + (np.float64(rows[j]) - mean[j]) * scale
+    return _widen(plan, rows)
+
+
+@block
+def backward_coefficients(plan, fixed, x, weight, mean, invstd, work):
+    """m, b, c, a of ``dx = (dy + (x - m) * b + c) * a`` (Ioffe & Szegedy 2015, section 3).
+
+    dx = weight * invstd * (dy - mean(dy) - (x - mean) * invstd^2 * mean(dy * (x - mean))); the
+    factor is kept outside, so that data near 1e30 neither overflows nor vanishes.
+    """
+    c, second = plan[_plan.C], plan[_plan.PARTS] * plan[_plan.C]
+    n = np.float64(plan[_plan.N] * plan[_plan.L])
+    rows = np.zeros(4 * plan[_plan.C], x.dtype)
+    for j in range(c):
+        rows[c + c + c + j] = weight[j] * invstd[j]
+        if not fixed:
+            rows[j] = mean[j]
+            slope = -invstd[j] * (invstd[j] * (work[second + j] / n))
+            rows[c + j] = slope
+            rows[c + c + j] = (np.float64(rows[j]) - mean[j]) * slope - work[j] / n
+    return _widen(plan, rows)

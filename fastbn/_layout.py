@@ -1,0 +1,127 @@
+"""Any array as a flat view in memory order, and back: the only place that copies.
+
+C-contiguous arrays, channels-last ones, and any other order of dense axes are seen as they lie in
+memory, (N, C, L). Strided, misaligned, byte-swapped and integer arrays cost one copy.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import _plan, _validate
+
+_ALIGNMENT = 64
+
+
+class Layout(NamedTuple):
+    """Where an array's values lie: what it takes to see it, or one like it, flat."""
+
+    shape: tuple[int, ...]
+    axis: int
+    order: tuple[int, ...] | None  # axes by descending stride; None: C order
+    compute: np.dtype
+    dtype: np.dtype  # of the output
+    plan: _plan.Plan | None  # None for an empty array
+
+    @property
+    def channels(self) -> int:
+        return self.shape[self.axis]
+
+    @property
+    def n(self) -> int:
+        """Values per channel."""
+        if self.plan is not None:
+            return self.plan.n
+        return int(np.prod([s for i, s in enumerate(self.shape) if i != self.axis], dtype=object))
+
+
+class _Borrowed:
+    """A read-only array's memory, for kernels that are compiled for writable ones only."""
+
+    def __init__(self, owner: np.ndarray):
+        interface = dict(owner.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface
+        self.owner = owner
+
+
+def _order(a: np.ndarray) -> tuple[int, ...] | None:
+    """The axes by descending stride; None for C order."""
+    if a.flags.c_contiguous:
+        return None
+    order = sorted(range(a.ndim), key=lambda i: (-abs(a.strides[i]), i))
+    return None if order == list(range(a.ndim)) else tuple(order)
+
+
+def see(x: np.ndarray, channel_axis: int) -> tuple[np.ndarray, Layout]:
+    """``x`` flat in memory order, in the dtype to compute in, and its layout."""
+    axis = _validate.axis(channel_axis, x.shape)
+    compute, dtype = _validate.dtypes("x", x.dtype)
+    order = _order(x)
+    if order is not None and not x.transpose(order).flags.c_contiguous:
+        x = np.array(x, compute, order="K")
+        order = _order(x)
+    shape = x.shape if order is None else tuple(x.shape[i] for i in order)
+    position = axis if order is None else order.index(axis)
+    plan = _plan.plan(shape, position, compute.itemsize) if x.size else None
+    layout = Layout(x.shape, axis, order, compute, dtype, plan)
+    return flatten(x, layout), layout
+
+
+def _view(a: np.ndarray, layout: Layout) -> np.ndarray | None:
+    """The array's own memory, flat in the layout's order; None where it lies otherwise."""
+    if layout.order is not None:
+        a = a.transpose(layout.order)
+    if a.flags.carray and a.dtype == layout.compute:
+        return a.reshape(-1)
+    if a.flags.c_contiguous and a.flags.aligned and a.dtype == layout.compute:
+        return np.asarray(_Borrowed(a)).reshape(-1)
+    return None
+
+
+def flatten(a: np.ndarray, layout: Layout) -> np.ndarray:
+    """An array of the layout's shape, flat in its order; a copy where it lies otherwise."""
+    flat = _view(a, layout)
+    if flat is None:
+        moved = a if layout.order is None else a.transpose(layout.order)
+        flat = np.array(moved, layout.compute, order="C").reshape(-1)
+    return flat
+
+
+def fresh(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """A new array of the layout, flat and in shape, aligned for streaming stores if large."""
+    if layout.plan is not None and layout.plan.large:
+        size = int(np.prod(layout.shape, dtype=object)) * layout.compute.itemsize
+        raw = np.empty(size + _ALIGNMENT, np.uint8)
+        start = -raw.ctypes.data % _ALIGNMENT
+        flat = raw[start : start + size].view(layout.compute)
+    else:
+        flat = np.empty(int(np.prod(layout.shape, dtype=object)), layout.compute)
+    return flat, shaped(flat, layout)
+
+
+def shaped(flat: np.ndarray, layout: Layout) -> np.ndarray:
+    """A flat array in the layout's shape and order."""
+    if layout.order is None:
+        return flat.reshape(layout.shape)
+    moved = flat.reshape([layout.shape[i] for i in layout.order])
+    return moved.transpose(np.argsort(layout.order))
+
+
+class Target:
+    """Where a kernel writes: `flat`; `finish` gives the array that the caller gets."""
+
+    def __init__(self, layout: Layout, out: np.ndarray | None):
+        self._out, self._dtype = out, layout.dtype
+        view = None if out is None else _view(out, layout)
+        if out is not None and view is not None:
+            self.flat, self._result = view, out
+        else:
+            self.flat, self._result = fresh(layout)
+
+    def finish(self) -> np.ndarray:
+        if self._out is None:
+            return self._result.astype(self._dtype, copy=False)
+        if self._result is not self._out:
+            self._out[...] = self._result
+        return self._out

@@ -1,0 +1,71 @@
+"""Kernels where a channel is a contiguous run: (N, C, L) with L of 16 and more."""
+
+import numpy as np
+
+from . import _plan
+from ._intrinsics import fence
+from ._jit import block
+from ._runs import ONE, ZERO, same_memory, write_run
+
+
+@block
+def _sums(x, dy, o, n, shift):
+    """Sums of d and d * d over a run, d = x - shift; with ``dy``, of dy and dy * d.
+
+    In float64 for every dtype: nothing overflows, nothing cancels, and as 32 values a step it
+    reads at 80 % of the speed of a bare read pass (float32 sums: no faster beyond the caches).
+    """
+    s1, s2 = 0.0, 0.0
+    for i in range(n):
+        d = np.float64(x[o + i]) - shift
+        u = d if dy is None else np.float64(dy[o + i])
+        s1 += u
+        s2 += u * d
+    return s1, s2
+
+
+@block
+def reduce(t, threads, plan, x, dy, work):
+    """Leave the partial sums of the t-th share of the blocks in ``work``, as (2, PARTS, C)."""
+    n, c, length = plan[_plan.N], plan[_plan.C], plan[_plan.L]
+    samples, channels = plan[_plan.SAMPLES], plan[_plan.CHANNELS]
+    piece, second = plan[_plan.PIECE], plan[_plan.PARTS] * c
+    pieces = (length + piece - ONE) // piece
+    groups = (c + channels - ONE) // channels
+    blocks = (n + samples - ONE) // samples * groups * pieces
+    for k in range(blocks * t // threads, blocks * (t + ONE) // threads):
+        i = k // (groups * pieces)
+        start = k % pieces * piece
+        part = (i * pieces + k % pieces) * c
+        first = k // pieces % groups * channels
+        last = min(c, first + channels)
+        for j in range(first, last):
+            work[part + j] = 0.0
+            work[second + part + j] = 0.0
+        for sample in range(i * samples, min(n, (i + ONE) * samples)):
+            for j in range(first, last):
+                o = (sample * c + j) * length + start
+                shift = work[plan[_plan.SHIFT] + j]
+                s1, s2 = _sums(x, dy, o, min(piece, length - start), shift)
+                work[part + j] += s1
+                work[second + part + j] += s2
+
+
+@block
+def write(t, threads, plan, x, dy, out, coefficients):
+    """Write the t-th share of the output, in memory order; threads share values, not rows."""
+    c, length = plan[_plan.C], plan[_plan.L]
+    total = plan[_plan.N] * c * length
+    m, b = coefficients[:c], coefficients[c : c + c]
+    shift, a = coefficients[c + c : c + c + c], coefficients[c + c + c :]
+    o, stop = total * t // threads, total * (t + ONE) // threads
+    inplace = same_memory(out, x) or same_memory(out, dy)
+    stream = plan[_plan.STREAM] != ZERO and not inplace
+    while o < stop:
+        row = o // length
+        n = min(stop, (row + ONE) * length) - o
+        j = row % c
+        write_run(out, x, dy, o, n, m[j], b[j], shift[j], a[j], ZERO, stream, inplace)
+        o += n
+    if stream:
+        fence()

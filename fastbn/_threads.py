@@ -1,0 +1,158 @@
+"""How many threads a kernel gets, and whether it may launch them now.
+
+One team at a time: a caller that finds the team busy computes alone, with the same bits. That keeps
+Numba's ``workqueue`` layer from aborting the process and bounds oversubscription on every layer.
+"""
+
+import math
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+_team = threading.Lock()
+_chosen: int | None = None
+_launched = False  # has this process, or the one that it was forked from, started a team?
+_forked = False
+
+
+def _cgroup_quota() -> float:
+    """CPUs that the control group grants, version 2 or 1; infinity without a limit."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        granted, period = (root / "cpu.max").read_text().split()
+        return math.inf if granted == "max" else int(granted) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        quota = int((root / "cpu/cpu.cfs_quota_us").read_text())
+        return quota / int((root / "cpu/cpu.cfs_period_us").read_text()) if quota > 0 else math.inf
+    except (OSError, ValueError):
+        return math.inf
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def limits() -> dict[str, float]:
+    """Every bound on the default number of threads, by name."""
+    import numba
+
+    found: dict[str, float] = {
+        "affinity": _affinity(),
+        "NUMBA_NUM_THREADS": numba.config.NUMBA_NUM_THREADS,
+    }
+    quota = _cgroup_quota()
+    if quota < math.inf:
+        found["cgroup quota"] = max(1, math.ceil(quota))
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if first.isdigit() and int(first) > 0:
+        found["OMP_NUM_THREADS"] = int(first)
+    return found
+
+
+def get_num_threads() -> int:
+    """Number of threads that a large call uses, for the whole process.
+
+    Returns
+    -------
+    int
+        What `set_num_threads` was given; without it the least of the CPUs this process may run on,
+        the control group's quota, ``NUMBA_NUM_THREADS`` and ``OMP_NUM_THREADS``.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> fastbn.get_num_threads() >= 1
+    True
+    """
+    return int(min(limits().values())) if _chosen is None else _chosen
+
+
+def set_num_threads(k: int) -> None:
+    """Set the number of threads that a large call uses, for the whole process.
+
+    Results have the same bits whatever the number.
+
+    Parameters
+    ----------
+    k : int
+        1 to ``NUMBA_NUM_THREADS``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `k` is not an integer or out of range.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> before = fastbn.get_num_threads()
+    >>> fastbn.set_num_threads(1)
+    >>> fastbn.get_num_threads()
+    1
+    >>> fastbn.set_num_threads(before)
+    """
+    global _chosen
+    if isinstance(k, bool) or not hasattr(k, "__index__"):
+        raise TypeError(f"k should be an integer, got {type(k).__name__}")
+    most = int(limits()["NUMBA_NUM_THREADS"])
+    if not 1 <= k <= most:
+        raise ValueError(f"k should be from 1 to {most} (NUMBA_NUM_THREADS), got {k}")
+    _chosen = int(k)
+
+
+def decided_by() -> str:
+    """What gave the number of threads."""
+    if _chosen is not None:
+        return "set_num_threads"
+    found = limits()
+    return min(found, key=found.__getitem__)
+
+
+def run(serial: Callable, parallel: Callable, large: bool, *args) -> None:
+    """Call ``parallel(threads, *args)`` if the call is large and the team free, else ``serial``."""
+    threads = get_num_threads() if large else 1
+    if threads == 1 or _forked or not _team.acquire(blocking=False):
+        serial(1, *args)
+        return
+    try:
+        _launch(parallel, threads, args)
+    finally:
+        _team.release()
+
+
+def _launch(parallel: Callable, threads: int, args: tuple) -> None:
+    """Run on Numba's team; the caller's Numba settings and start method are as before after it."""
+    global _launched
+    import numba
+
+    first, _launched = not _launched, True
+    method = multiprocessing.get_start_method(allow_none=True) if first else None
+    theirs = numba.get_num_threads()
+    if theirs != threads:
+        numba.set_num_threads(threads)
+    try:
+        parallel(threads, *args)
+    finally:
+        if theirs != threads:
+            numba.set_num_threads(theirs)
+        if first and method is None:
+            # Numba's own lock for the team fixes multiprocessing's start method for the process.
+            multiprocessing.set_start_method(None, force=True)
+
+
+def _after_fork_in_child() -> None:
+    """OpenMP kills a forked child that launches a team: such children compute alone."""
+    global _forked
+    _forked = _forked or _launched
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,177 @@
+"""Every error message. Each check names the argument, what came and what was expected."""
+
+import math
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.exceptions import AxisError
+
+# How a data type is computed: (dtype of the arithmetic, dtype of the output).
+_SINGLE = (np.dtype(np.float32), np.dtype(np.float32))
+_DOUBLE = (np.dtype(np.float64), np.dtype(np.float64))
+
+
+def dtypes(name: str, dtype: np.dtype) -> tuple[np.dtype, np.dtype]:
+    """The dtype to compute in and the dtype of the output; TypeError for what is not real."""
+    if dtype.kind == "f" and dtype.itemsize == 4:
+        return _SINGLE
+    if (dtype.kind == "f" and dtype.itemsize == 8) or dtype.kind in "iub":
+        return _DOUBLE
+    if dtype.kind == "f" and dtype.itemsize == 2:
+        return _SINGLE[0], np.dtype(np.float16)
+    if dtype.name == "bfloat16":
+        return _SINGLE[0], dtype.newbyteorder("=")
+    raise TypeError(
+        f"{name} should be an array of float16, bfloat16, float32, float64, integers or booleans, "
+        f"got dtype {dtype}"
+    )
+
+
+def array(name: str, value) -> np.ndarray:
+    """``value`` as an array; a masked array would lose its mask without a word."""
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} should not be a masked array: its mask would be ignored")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} should be an array, got {type(value).__name__}: {error}"
+        ) from None
+
+
+def integer(name: str, value) -> int:
+    """A whole number; True and False are not meant as one."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} should be an integer, got {type(value).__name__}") from None
+
+
+def positive(name: str, value) -> int:
+    result = integer(name, value)
+    if result < 1:
+        raise ValueError(f"{name} should be at least 1, got {result}")
+    return result
+
+
+def parameter_dtype(name: str, value) -> np.dtype:
+    """The dtype of a layer's parameters: float32 or float64."""
+    dtype = np.dtype(value)
+    if dtype not in (_SINGLE[0], _DOUBLE[0]):
+        raise TypeError(f"{name} should be float32 or float64, got {dtype}")
+    return dtype
+
+
+def axis(channel_axis, shape: tuple[int, ...]) -> int:
+    """The channel axis, counted from the front."""
+    index = integer("channel_axis", channel_axis)
+    rank = len(shape)
+    if rank < 2:
+        raise ValueError(f"x should have at least 2 dimensions, got {rank} (shape {shape})")
+    if not -rank <= index < rank:
+        raise AxisError(
+            f"channel_axis should be from {-rank} to {rank - 1} for x of shape {shape}, got {index}"
+        )
+    return index % rank
+
+
+def more_than_one_value(n: int, shape: tuple[int, ...]) -> None:
+    """Batch statistics of a single value a channel say nothing."""
+    if n == 1:
+        raise ValueError(
+            f"Expected more than 1 value per channel when training, got input size {shape}"
+        )
+
+
+def vector(name: str, value, channels: int, dtype=None) -> np.ndarray:
+    """One real number a channel, as a contiguous array of ``dtype``."""
+    given = array(name, value)
+    if given.ndim != 1:
+        raise ValueError(f"{name} should be 1-D with {channels} elements, got shape {given.shape}")
+    if given.shape[0] != channels:
+        raise ValueError(f"{name} should contain {channels} elements not {given.shape[0]}")
+    dtypes(name, given.dtype)
+    if dtype is None or (given.dtype == dtype and given.flags.carray):
+        return given
+    return np.array(given, dtype, order="C")
+
+
+def running(name: str, value, channels: int) -> None:
+    """A running statistic is updated in place: a writable float array of any stride."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name} should be a NumPy array, got {type(value).__name__}")
+    vector(name, value, channels)
+    if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
+        raise TypeError(f"{name} should be a floating-point array, got dtype {value.dtype}")
+    if not value.flags.writeable:
+        raise ValueError(f"{name} should be writable, got a read-only array")
+
+
+def number(name: str, value, least: float = -math.inf, most: float = math.inf) -> float:
+    """A real number in a range, which excludes NaN."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} should be a real number, got {type(value).__name__}") from None
+    if not least <= result <= most:
+        wanted = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+        raise ValueError(f"{name} should be {wanted}, got {result}")
+    return result
+
+
+def output(name: str, out, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """An array to write into."""
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name} should be a NumPy array, got {type(out).__name__}")
+    if out.shape != shape:
+        raise ValueError(f"{name} should have shape {shape}, got {out.shape}")
+    if out.dtype != dtype:
+        raise TypeError(f"{name} should have dtype {dtype}, got {out.dtype}")
+    if not out.flags.writeable:
+        raise ValueError(f"{name} should be writable, got a read-only array")
+    if (
+        0 in out.strides
+        and out.size
+        and any(
+            stride == 0 and length > 1
+            for stride, length in zip(out.strides, out.shape, strict=True)
+        )
+    ):
+        raise ValueError(f"{name} should not be a broadcast array: its values share memory")
+
+
+def gradient(name: str, dy: np.ndarray, shape: tuple[int, ...]) -> None:
+    """A gradient has the output's shape and is a floating-point array."""
+    if dy.shape != shape:
+        raise ValueError(f"{name} should have shape {shape}, got {dy.shape}")
+    dtypes(name, dy.dtype)
+    if dy.dtype.kind in "iub":
+        raise TypeError(f"{name} should be a floating-point array, got dtype {dy.dtype}")
+
+
+def overlap(out: np.ndarray, alias: np.ndarray | None, **others: np.ndarray | None) -> None:
+    """``out`` may be exactly ``alias``; it may share no other memory with what is read."""
+    for name, other in others.items():
+        if other is None or not np.may_share_memory(out, other):
+            continue
+        same = (
+            other is alias
+            and out.__array_interface__["data"] == other.__array_interface__["data"]
+            and out.strides == other.strides
+            and out.shape == other.shape
+            and out.dtype == other.dtype
+        )
+        if not same and np.shares_memory(out, other):
+            allowed = "partially " if other is alias else ""
+            raise ValueError(f"out should not {allowed}overlap {name}")
+
+
+def choice(name: str, value, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        wanted = ", ".join(repr(item) for item in allowed)
+        raise ValueError(f"{name} should be one of {wanted}, got {value!r}")

@@ -1,0 +1,193 @@
+"""The seed interface: batch normalization as the CS231n exercises define it.
+
+Momentum here is the weight of the **old** value, the running variance takes the population
+variance, and the backward pass uses the same eps as the forward pass.
+"""
+
+import numpy as np
+
+from . import _validate
+from .functional import normalize
+from .gradients import Saved, backward, forward_any
+from .stats import move_running_stats
+
+
+def batchnorm_forward(x, gamma, beta, bn_param: dict) -> tuple[np.ndarray, Saved | None]:
+    """Batch normalization of rows of features.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, D)
+        float32 and float64 are computed as they are, integers as float64. N may be 1.
+    gamma, beta : array_like, shape (D,)
+        Scale and shift of each feature.
+    bn_param : dict
+        ``mode`` : "train" or "test", required.
+        ``eps`` : added to the variance, 1e-5 unless given.
+        ``momentum`` : weight of the **old** value in the running averages, 0.9 unless given.
+        ``running_mean``, ``running_var`` : shape (D,), zeros of x's dtype unless given. A train
+        call puts new arrays under these keys: ``momentum * running + (1 - momentum) * sample``,
+        with the population variance.
+
+    Returns
+    -------
+    out : ndarray, shape (N, D)
+    cache : Saved or None
+        For `batchnorm_backward`; None in test mode.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `mode` is missing or unknown, or an argument is of the wrong kind, shape or range;
+        `bn_param` is left as it was.
+
+    Notes
+    -----
+    Ioffe & Szegedy (2015), algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> bn_param = {"mode": "train"}
+    >>> out, cache = fastbn.batchnorm_forward(x, np.ones(2), np.zeros(2), bn_param)
+    >>> out.round(3)
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    >>> bn_param["running_mean"]
+    array([0.2, 2. ])
+    """
+    return _forward(x, gamma, beta, bn_param, 2)
+
+
+def spatial_batchnorm_forward(x, gamma, beta, bn_param: dict) -> tuple[np.ndarray, Saved | None]:
+    """Batch normalization of the channels of images.
+
+    Parameters
+    ----------
+    x : array_like, shape (N, C, H, W)
+    gamma, beta : array_like, shape (C,)
+    bn_param : dict
+        As in `batchnorm_forward`, with arrays of shape (C,).
+
+    Returns
+    -------
+    out : ndarray, shape (N, C, H, W)
+    cache : Saved or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `batchnorm_forward` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.random.default_rng(0).normal(5.0, 2.0, size=(8, 3, 4, 4))
+    >>> out, cache = fastbn.spatial_batchnorm_forward(
+    ...     x, np.ones(3), np.zeros(3), {"mode": "train"})
+    >>> bool(abs(out.mean(axis=(0, 2, 3))).max() < 1e-12)
+    True
+    """
+    return _forward(x, gamma, beta, bn_param, 4)
+
+
+def _forward(x, gamma, beta, bn_param: dict, rank: int) -> tuple[np.ndarray, Saved | None]:
+    if not isinstance(bn_param, dict):
+        raise TypeError(f"bn_param should be a dict, got {type(bn_param).__name__}")
+    mode = bn_param.get("mode")
+    if mode not in ("train", "test"):
+        raise ValueError(f'Invalid forward batchnorm mode "{mode}"')
+    x = _validate.array("x", x)
+    if x.ndim != rank:
+        wanted = "(N, D)" if rank == 2 else "(N, C, H, W)"
+        raise ValueError(f"x should have shape {wanted}, got {x.shape}")
+    eps = _validate.number("eps", bn_param.get("eps", 1e-5), 0.0)
+    momentum = _validate.number("momentum", bn_param.get("momentum", 0.9))
+    dtype, channels = _validate.dtypes("x", x.dtype)[1], x.shape[1]
+    running = {}
+    for name in ("running_mean", "running_var"):
+        value = bn_param.get(name)
+        running[name] = (
+            np.zeros(channels, dtype) if value is None else _validate.vector(name, value, channels)
+        )
+    if mode == "test":
+        fixed = (running["running_mean"], running["running_var"])
+        return normalize(x, fixed, gamma, beta, eps=eps), None
+    out, cache = forward_any(x, gamma, beta, eps, 1, None, None, least=1)
+    for name, old in running.items():
+        running[name] = old.astype(_validate.dtypes(name, old.dtype)[1])
+    mean, var = running.values()
+    move_running_stats(mean, var, cache.stats, 1.0 - momentum, 0, "propagate")
+    bn_param.update(running)
+    return out, cache
+
+
+def batchnorm_backward(dout, cache: Saved) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of `batchnorm_forward` in train mode.
+
+    Parameters
+    ----------
+    dout : array_like, shape (N, D)
+        Gradient with respect to `out`.
+    cache : Saved
+        From `batchnorm_forward`.
+
+    Returns
+    -------
+    dx : ndarray, shape (N, D)
+    dgamma, dbeta : ndarray, shape (D,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `cache` is not from a train pass, or `dout` does not fit it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.array([[1.0], [3.0], [5.0]])
+    >>> out, cache = fastbn.batchnorm_forward(x, np.ones(1), np.zeros(1), {"mode": "train"})
+    >>> dx, dgamma, dbeta = fastbn.batchnorm_backward(np.ones((3, 1)), cache)
+    >>> dbeta
+    array([3.])
+    """
+    if not isinstance(cache, Saved):
+        raise TypeError(
+            f"cache should come from a forward pass in train mode, got {type(cache).__name__}"
+        )
+    return backward(_validate.array("dout", dout), cache)[:3]
+
+
+def batchnorm_backward_alt(dout, cache: Saved) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same as `batchnorm_backward`, which already is the simplified gradient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.array([[1.0], [3.0], [5.0]])
+    >>> out, cache = fastbn.batchnorm_forward(x, np.ones(1), np.zeros(1), {"mode": "train"})
+    >>> fastbn.batchnorm_backward_alt(np.ones((3, 1)), cache)[2]
+    array([3.])
+    """
+    return batchnorm_backward(dout, cache)
+
+
+def spatial_batchnorm_backward(dout, cache: Saved) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of `spatial_batchnorm_forward`; `dout` and dx of shape (N, C, H, W).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.random.default_rng(0).normal(size=(2, 3, 4, 4))
+    >>> out, cache = fastbn.spatial_batchnorm_forward(
+    ...     x, np.ones(3), np.zeros(3), {"mode": "train"})
+    >>> fastbn.spatial_batchnorm_backward(np.ones_like(x), cache)[2]
+    array([32., 32., 32.])
+    """
+    return batchnorm_backward(dout, cache)

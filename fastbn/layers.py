@@ -1,0 +1,303 @@
+"""The layer: parameters, running statistics and mode; no arithmetic of its own."""
+
+from typing import Any
+
+import numpy as np
+
+from . import _validate
+from .gradients import Saved, backward, forward
+from .stats import move_running_stats
+
+
+class BatchNorm:
+    """Batch normalization with parameters, running statistics and gradients.
+
+    Parameters
+    ----------
+    num_features : int or None
+        Number of channels; None takes it from the first input.
+    eps : float, default 1e-5
+        Added to the variance.
+    momentum : float or None, default 0.1
+        Weight of the **new** value in the running statistics; None is the cumulative average.
+    affine : bool, default True
+        Whether to have a weight and a bias.
+    track_running_stats : bool, default True
+        Without running statistics, evaluation uses those of the batch.
+    channel_axis : int, default 1
+        Statistics run over all other axes.
+    dtype : dtype, default float32
+        float32 or float64, of parameters and running statistics.
+    nonfinite : {"propagate", "skip", "raise"}
+        What a training call does to the running statistics if any mean or variance of the batch is
+        NaN or infinite: take it, leave everything as it is, or raise `FloatingPointError`.
+
+    Attributes
+    ----------
+    weight, bias, weight_grad, bias_grad : ndarray, shape (C,), or None
+    running_mean, running_var : ndarray, shape (C,), or None
+        The variance is the unbiased one.
+    num_batches_tracked : int
+    training : bool
+    saved : Saved or None
+        What the last call left for `backward`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind or range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> bn = fastbn.BatchNorm(2, dtype=np.float64)
+    >>> y = bn(np.array([[1.0, 10.0], [3.0, 30.0]]))
+    >>> bn.running_mean, bn.running_var
+    (array([0.2, 2. ]), array([ 1.1, 20.9]))
+    >>> dx = bn.backward(np.ones((2, 2)))
+    >>> bn.bias_grad
+    array([2., 2.])
+    >>> bn.eval()(np.zeros((1, 2))).shape
+    (1, 2)
+    """
+
+    def __init__(
+        self,
+        num_features: int | None,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        channel_axis: int = 1,
+        dtype=np.float32,
+        nonfinite: str = "propagate",
+    ):
+        if num_features is not None:
+            num_features = _validate.positive("num_features", num_features)
+        if momentum is not None:
+            momentum = _validate.number("momentum", momentum)
+        _validate.choice("nonfinite", nonfinite, ("propagate", "skip", "raise"))
+        self.num_features = num_features
+        self.eps = _validate.number("eps", eps, 0.0)
+        self.momentum = momentum
+        self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
+        self.channel_axis = _validate.integer("channel_axis", channel_axis)
+        self.dtype = _validate.parameter_dtype("dtype", dtype)
+        self.nonfinite = nonfinite
+        self.training = True
+        self.saved: Saved | None = None
+        self.num_batches_tracked = 0
+        self.weight: np.ndarray | None = None
+        self.bias: np.ndarray | None = None
+        self.weight_grad: np.ndarray | None = None
+        self.bias_grad: np.ndarray | None = None
+        self.running_mean: np.ndarray | None = None
+        self.running_var: np.ndarray | None = None
+        if num_features is not None:
+            self._allocate(num_features)
+
+    def _allocate(self, channels: int) -> None:
+        self.num_features = channels
+        if self.affine:
+            self.weight, self.bias = (
+                np.ones(channels, self.dtype),
+                np.zeros(channels, self.dtype),
+            )
+            self.weight_grad = np.zeros(channels, self.dtype)
+            self.bias_grad = np.zeros(channels, self.dtype)
+        if self.track_running_stats:
+            self.reset_running_stats()
+
+    def reset_running_stats(self) -> None:
+        """Set the running mean to 0, the running variance to 1 and the count of batches to 0."""
+        self.num_batches_tracked = 0
+        if self.track_running_stats and self.num_features is not None:
+            self.running_mean = np.zeros(self.num_features, self.dtype)
+            self.running_var = np.ones(self.num_features, self.dtype)
+
+    def train(self, mode: bool = True) -> "BatchNorm":
+        """Use and record the statistics of each batch; returns the layer."""
+        self.training = bool(mode)
+        return self
+
+    def eval(self) -> "BatchNorm":
+        """Use the running statistics; returns the layer."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Set the gradients of the parameters to 0."""
+        for grad in (self.weight_grad, self.bias_grad):
+            if grad is not None:
+                grad[...] = 0
+
+    def _check_rank(self, x: np.ndarray) -> None:
+        """What `BatchNorm1d` and its siblings narrow down."""
+
+    def _check_channels(self, x: np.ndarray) -> int:
+        channels = x.shape[_validate.axis(self.channel_axis, x.shape)]
+        if self.num_features not in (None, channels):
+            name = "running_mean" if self.track_running_stats else "weight"
+            raise ValueError(f"{name} should contain {channels} elements not {self.num_features}")
+        return channels
+
+    def __call__(self, x, *, update: bool = True) -> np.ndarray:
+        """Normalise a batch.
+
+        Parameters
+        ----------
+        x : array_like
+            At least 2-D, with `num_features` channels.
+        update : bool, default True
+            Whether a training call moves the running statistics and counts the batch.
+
+        Returns
+        -------
+        ndarray
+            Of x's shape, dtype (float64 for integers) and memory order.
+
+        Raises
+        ------
+        TypeError, ValueError, FloatingPointError
+            If `x` does not fit, or a batch is not finite with ``nonfinite="raise"``; the layer is
+            left as it was.
+        """
+        x = _validate.array("x", x)
+        self._check_rank(x)
+        channels = self._check_channels(x)
+        _validate.dtypes("x", x.dtype)
+        own = self.training or not self.track_running_stats
+        if own:
+            _validate.more_than_one_value(x.size // channels if channels else 0, x.shape)
+        if self.num_features is None:
+            self._allocate(channels)
+        stats = None if own else (self.running_mean, self.running_var)
+        y, saved = forward(
+            x,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+            channel_axis=self.channel_axis,
+            stats=stats,
+        )
+        if self.training and self.track_running_stats and update:
+            self._record(saved)
+        self.saved = saved
+        return y
+
+    def _record(self, saved: Saved) -> None:
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1.0 / (self.num_batches_tracked + 1)
+        taken = move_running_stats(
+            self.running_mean,
+            self.running_var,
+            saved.stats,
+            momentum,
+            1,
+            self.nonfinite,
+        )
+        self.num_batches_tracked += taken
+
+    def backward(self, dy) -> np.ndarray:
+        """Gradient with respect to the last input; those of the parameters are accumulated.
+
+        Parameters
+        ----------
+        dy : array_like
+            Gradient with respect to the last output.
+
+        Returns
+        -------
+        ndarray
+            Of the input's shape.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first call of the layer.
+        TypeError, ValueError
+            If `dy` does not fit; nothing is changed.
+        """
+        if self.saved is None:
+            raise RuntimeError("backward was called before forward: call the layer first")
+        grads = backward(dy, self.saved, needs=(True, self.affine, self.affine))
+        for total, grad in (
+            (self.weight_grad, grads.dweight),
+            (self.bias_grad, grads.dbias),
+        ):
+            if total is not None and grad is not None:
+                total += grad.astype(self.dtype, copy=False)
+        return grads.dx
+
+    def _state(self) -> dict[str, Any]:
+        """The arrays of the layer by PyTorch's names."""
+        arrays: dict[str, Any] = {}
+        if self.affine:
+            arrays |= {"weight": self.weight, "bias": self.bias}
+        if self.track_running_stats:
+            arrays |= {
+                "running_mean": self.running_mean,
+                "running_var": self.running_var,
+            }
+        return arrays
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of the parameters and running statistics, under PyTorch's keys.
+
+        Raises
+        ------
+        RuntimeError
+            If the number of features is not known yet.
+        """
+        if self.num_features is None:
+            raise RuntimeError("state_dict of a layer that has not seen its number of features")
+        state = {name: value.copy() for name, value in self._state().items()}
+        if self.track_running_stats:
+            state["num_batches_tracked"] = np.array(self.num_batches_tracked, np.int64)
+        return state
+
+    def load_state_dict(self, state) -> None:
+        """Take parameters and running statistics from a mapping, such as PyTorch's.
+
+        Parameters
+        ----------
+        state : mapping
+            Of exactly the keys that `state_dict` gives; values are converted and copied.
+
+        Raises
+        ------
+        KeyError
+            If a key is missing or unknown.
+        TypeError, ValueError
+            If a value is of the wrong kind or shape; nothing is changed.
+        """
+        wanted = set(self._state())
+        if self.track_running_stats:
+            wanted.add("num_batches_tracked")
+        if missing := sorted(wanted - set(state)):
+            raise KeyError(f"state is missing {', '.join(missing)}")
+        if unknown := sorted(set(state) - wanted):
+            raise KeyError(f"state has unknown keys {', '.join(map(str, unknown))}")
+        vectors = sorted(wanted - {"num_batches_tracked"})
+        channels = self.num_features
+        if channels is None and vectors:
+            channels = np.size(state[vectors[0]])
+        new = {
+            name: _validate.vector(name, state[name], channels or 0, self.dtype) for name in vectors
+        }
+        count = self.num_batches_tracked
+        if self.track_running_stats:
+            count = _validate.integer("num_batches_tracked", state["num_batches_tracked"])
+        if self.num_features is None and channels is not None:
+            self._allocate(channels)
+        for name, value in new.items():
+            getattr(self, name)[...] = value
+        self.num_batches_tracked = count
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.num_features}, eps={self.eps}, momentum={self.momentum}, "
+            f"affine={self.affine}, track_running_stats={self.track_running_stats})"
+        )

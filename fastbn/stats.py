@@ -1,0 +1,278 @@
+"""Statistics that merge: batches, blocks and workers all combine through `Stats`."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import _layout, _passes, _validate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stats:
+    """Count, mean and sum of squared deviations of each channel.
+
+    Parameters
+    ----------
+    count : float
+        Values per channel (their total weight), at least 0.
+    mean : array_like, shape (C,)
+        Mean of each channel; kept as read-only float64.
+    m2 : array_like, shape (C,)
+        Sum of squared deviations from the mean; kept as read-only float64.
+
+    Notes
+    -----
+    ``a + b`` merges exactly, by the formula of Chan, Golub & LeVeque (1983), `merge_stats` any
+    number of them; an empty one changes nothing. Instances can be pickled.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> s = fastbn.batch_stats(np.array([[1.0, 10.0], [3.0, 10.0]]))
+    >>> s.count, s.mean, s.var()
+    (2.0, array([ 2., 10.]), array([1., 0.]))
+    >>> (s + s).count
+    4.0
+    """
+
+    count: float
+    mean: np.ndarray
+    m2: np.ndarray
+
+    def __post_init__(self):
+        count = _validate.number("count", self.count, 0.0)
+        mean = _validate.array("mean", self.mean)
+        mean = _validate.vector("mean", mean, mean.size)
+        m2 = _validate.vector("m2", self.m2, mean.size)
+        self._set(count, np.array(mean, np.float64), np.array(m2, np.float64))
+
+    def _set(self, count: float, mean: np.ndarray, m2: np.ndarray) -> "Stats":
+        mean.flags.writeable = m2.flags.writeable = False
+        for name, value in (("count", count), ("mean", mean), ("m2", m2)):
+            object.__setattr__(self, name, value)
+        return self
+
+    @classmethod
+    def empty(cls, channels: int) -> "Stats":
+        """Statistics of no values, for `channels` channels."""
+        return _new(0.0, np.zeros(channels), np.zeros(channels))
+
+    def var(self, ddof: float = 0) -> np.ndarray:
+        """Variance of each channel, ``m2 / (count - ddof)``; NaN where ``count <= ddof``."""
+        if self.count <= ddof:
+            return np.full_like(self.mean, np.nan)
+        return self.m2 / (self.count - ddof)
+
+    def std(self, ddof: float = 0) -> np.ndarray:
+        """Standard deviation of each channel, the root of `var`."""
+        return np.sqrt(self.var(ddof))
+
+    def __add__(self, other: "Stats") -> "Stats":
+        return merge_stats((self, other)) if isinstance(other, Stats) else NotImplemented
+
+
+def _new(count: float, mean: np.ndarray, m2: np.ndarray) -> Stats:
+    """`Stats` of arrays that are ours: nothing is checked or copied."""
+    return object.__new__(Stats)._set(count, mean, m2)
+
+
+def batch_stats(x, *, channel_axis: int = 1) -> Stats:
+    """Count, mean and sum of squared deviations of each channel of an array.
+
+    Parameters
+    ----------
+    x : array_like
+        At least 2-D, real; computed in float64 for every dtype.
+    channel_axis : int, default 1
+        Statistics run over all other axes.
+
+    Returns
+    -------
+    Stats
+        With one value a channel the variance is 0; of an empty array, empty statistics.
+
+    Raises
+    ------
+    TypeError
+        If `x` is complex, an object, string or time array, or masked.
+    ValueError
+        If `x` has fewer than two dimensions (``AxisError`` if `channel_axis` is out of range).
+
+    Notes
+    -----
+    One pass over the data, shifted by each channel's first value and merged block by block (Welford
+    1962; Chan, Golub & LeVeque 1983).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.arange(12.0).reshape(2, 3, 2)
+    >>> fastbn.batch_stats(x).mean
+    array([3.5, 5.5, 7.5])
+    """
+    flat, layout = _layout.see(_validate.array("x", x), channel_axis)
+    if layout.plan is None:
+        return Stats.empty(layout.channels)
+    buffer = np.empty(3 * layout.channels)
+    unused = np.empty(0, layout.compute)
+    _passes.forward(
+        layout.plan.large,
+        layout.plan.array,
+        _passes.REDUCE,
+        flat,
+        unused,
+        unused,
+        unused,
+        buffer,
+        1.0,
+        0.0,
+    )
+    return of_buffer(buffer, float(layout.n))
+
+
+def of_buffer(buffer: np.ndarray, count: float) -> Stats:
+    """The statistics that a forward pass left in its buffer (mean, m2, invstd)."""
+    c = buffer.size // 3
+    return _new(count, buffer[:c], buffer[c : 2 * c])
+
+
+def merge_stats(stats: Iterable[Stats]) -> Stats:
+    """Merge statistics of disjoint parts into those of the whole.
+
+    Parameters
+    ----------
+    stats : iterable of Stats
+        At least one, all of the same number of channels; counts may differ.
+
+    Returns
+    -------
+    Stats
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is none, one is not a `Stats`, or the numbers of channels differ.
+
+    Notes
+    -----
+    The formula of Chan, Golub & LeVeque (1983) for any number of parts at once: deviations of the
+    means from the first mean, weighted by count.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.random.default_rng(0).normal(size=(10, 3))
+    >>> parts = [fastbn.batch_stats(x[:4]), fastbn.batch_stats(x[4:])]
+    >>> np.allclose(fastbn.merge_stats(parts).var(), x.var(axis=0))
+    True
+    """
+    parts = list(stats)
+    for part in parts:
+        if not isinstance(part, Stats):
+            raise TypeError(f"stats should contain Stats, got {type(part).__name__}")
+    if not parts:
+        raise ValueError("stats should contain at least one Stats, got none")
+    sizes = sorted({part.mean.size for part in parts})
+    if len(sizes) > 1:
+        raise ValueError(f"stats should all have the same number of channels, got {sizes}")
+    parts = [part for part in parts if part.count > 0] or parts[:1]
+    if len(parts) == 1:
+        return parts[0]
+    total = math.fsum(part.count for part in parts)
+    origin = parts[0].mean
+    with np.errstate(invalid="ignore", over="ignore"):
+        moved = [part.mean - origin for part in parts]
+        shift = sum((part.count / total) * d for part, d in zip(parts[1:], moved[1:], strict=True))
+        m2 = sum(
+            part.m2 + part.count * (d - shift) ** 2 for part, d in zip(parts, moved, strict=True)
+        )
+        return _new(total, origin + shift, np.asarray(m2))
+
+
+def update_running_stats(
+    running_mean: np.ndarray,
+    running_var: np.ndarray,
+    stats: Stats,
+    momentum: float = 0.1,
+    *,
+    ddof: int = 1,
+    nonfinite: str = "propagate",
+) -> None:
+    """Move running statistics towards those of a batch, in place.
+
+    ``running = (1 - momentum) * running + momentum * batch``: `momentum` is the weight of the
+    **new** value, as in PyTorch.
+
+    Parameters
+    ----------
+    running_mean, running_var : ndarray, shape (C,)
+        Updated in place; any stride, any float dtype. Both are written, or neither.
+    stats : Stats
+        Of the batch. Empty ones change nothing.
+    momentum : float, default 0.1
+        Weight of the batch.
+    ddof : int, default 1
+        1 takes the unbiased variance (the population variance where ``count <= 1``), 0 the
+        population variance.
+    nonfinite : {"propagate", "skip", "raise"}
+        What to do if any mean or variance of the batch is NaN or infinite: go on, leave all
+        channels as they are, or raise.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind, shape or range; nothing is changed.
+    FloatingPointError
+        With ``nonfinite="raise"``, naming the channels; nothing is changed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> mean, var = np.zeros(2), np.ones(2)
+    >>> s = fastbn.batch_stats(np.array([[1.0, 4.0], [3.0, 4.0]]))
+    >>> fastbn.update_running_stats(mean, var, s, momentum=0.5)
+    >>> mean, var
+    (array([1., 2.]), array([1.5, 0.5]))
+    """
+    if not isinstance(stats, Stats):
+        raise TypeError(f"stats should be a Stats, got {type(stats).__name__}")
+    _validate.running("running_mean", running_mean, stats.mean.size)
+    _validate.running("running_var", running_var, stats.mean.size)
+    momentum = _validate.number("momentum", momentum)
+    less = _validate.number("ddof", ddof, 0.0)
+    _validate.choice("nonfinite", nonfinite, ("propagate", "skip", "raise"))
+    move_running_stats(running_mean, running_var, stats, momentum, less, nonfinite)
+
+
+def move_running_stats(
+    running_mean,
+    running_var,
+    stats: Stats,
+    momentum: float,
+    ddof: float,
+    nonfinite: str,
+) -> bool:
+    """`update_running_stats` for arguments that are checked; either array may be None.
+
+    Returns whether the statistics were taken.
+    """
+    if stats.count == 0:
+        return False
+    var = stats.var(ddof if stats.count > ddof else 0)
+    if nonfinite != "propagate":
+        bad = np.flatnonzero(~(np.isfinite(stats.mean) & np.isfinite(var)))
+        if bad.size and nonfinite == "skip":
+            return False
+        if bad.size:
+            raise FloatingPointError(f"mean or variance is not finite in channels {bad.tolist()}")
+    with np.errstate(invalid="ignore", over="ignore"):
+        for running, new in ((running_mean, stats.mean), (running_var, var)):
+            if running is not None:
+                running[...] = (1.0 - momentum) * running.astype(np.float64) + momentum * new
+    return True
