@@ -2,7 +2,7 @@
 
 import lazy_loader as _lazy
 
-__version__ = "0.1.0"
+from ._version import __version__ as __version__
 
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,

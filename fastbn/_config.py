@@ -4,6 +4,7 @@ import platform
 from pathlib import Path
 
 from . import _cache, _plan, _threads
+from ._version import __version__
 
 
 def _cpu() -> str:
@@ -51,10 +52,9 @@ def config_info() -> dict[str, object]:
     import numba
     import numpy
 
-    import fastbn
-
-    packages = (fastbn, numpy, numba, llvmlite)
+    packages = (numpy, numba, llvmlite)
     return {
+        "fastbn": __version__,
         **{package.__name__: package.__version__ for package in packages},
         "python": platform.python_version(),
         "cpu": _cpu(),

@@ -1,4 +1,7 @@
-"""The only place with Numba options: ``@block`` for inner functions, ``@kernel`` for entries."""
+"""The only place with Numba options.
+
+``@block`` is for inner functions, ``@reduction`` for loops that sum, ``@kernel`` for entries.
+"""
 
 import os
 from collections.abc import Callable
@@ -12,28 +15,19 @@ from numba.core.compiler_lock import global_compiler_lock
 from . import _threads
 from ._cache import DiskCache
 
-# Reassociation vectorises sums; NaN and infinity keep their meaning (fastmath=True would not).
-_OPTIONS: dict[str, Any] = {
-    "fastmath": {"reassoc", "nsz", "contract", "arcp"},
-    "error_model": "numpy",
-    "nogil": True,
-}
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+# Reassociation vectorises sums; NaN and infinity keep their meaning (fastmath=True would not). Only
+# where it is needed: elsewhere the compiler would be free to give one sum different bits in two
+# places, such as a kernel that prefetches and one that does not.
+_REDUCTION = {"reassoc", "nsz", "contract", "arcp"}
 # Numba would fuse two neighbouring loops over threads into one: the second may then read what
 # another thread has yet to write. Only prange is wanted, nothing implicit.
 _PRANGE_ONLY: Any = dict.fromkeys(
-    (
-        "comprehension",
-        "reduction",
-        "inplace_binop",
-        "setitem",
-        "numpy",
-        "stencil",
-        "fusion",
-    ),
-    False,
+    ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"), False
 )
 
 block = numba.njit(**_OPTIONS)
+reduction = numba.njit(fastmath=_REDUCTION, **_OPTIONS)
 
 
 def kernel(function: Callable) -> Callable:

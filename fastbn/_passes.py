@@ -50,7 +50,7 @@ def forward(team, plan, task, x, out, weight, bias, stats, count, eps):
     if task & REDUCE:
         work = _workspace(threads, plan)
         far = np.empty(team, np.bool_)
-        _channels.shift_to_first(plan, x, work)
+        _channels.shift_near(plan, x, work)
         for attempt in range(2):
             for t in prange(team):
                 _reduce(np.uintp(t), threads, plan, x, None, work)

@@ -4,11 +4,11 @@ import numpy as np
 
 from . import _plan
 from ._intrinsics import fence
-from ._jit import block
+from ._jit import block, reduction
 from ._runs import ONE, ZERO, same_memory, write_run
 
 
-@block
+@reduction
 def _sums(x, dy, o, n, shift):
     """Sums of d and d * d over a run, d = x - shift; with ``dy``, of dy and dy * d.
 
@@ -60,7 +60,9 @@ def write(t, threads, plan, x, dy, out, coefficients):
     shift, a = coefficients[c + c : c + c + c], coefficients[c + c + c :]
     o, stop = total * t // threads, total * (t + ONE) // threads
     inplace = same_memory(out, x) or same_memory(out, dy)
-    stream = plan[_plan.STREAM] != ZERO and not inplace
+    # Streaming stores lose on runs of less than a few kilobytes, whose ends are partial lines.
+    long_runs = length * np.uintp(out.itemsize) >= np.uintp(2048)
+    stream = plan[_plan.STREAM] != ZERO and long_runs and not inplace
     while o < stop:
         row = o // length
         n = min(stop, (row + ONE) * length) - o

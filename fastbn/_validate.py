@@ -89,13 +89,14 @@ def more_than_one_value(n: int, shape: tuple[int, ...]) -> None:
 
 
 def vector(name: str, value, channels: int, dtype=None) -> np.ndarray:
-    """One real number a channel, as a contiguous array of ``dtype``."""
+    """One real number of any precision a channel; a contiguous array of ``dtype``, if given."""
     given = array(name, value)
     if given.ndim != 1:
         raise ValueError(f"{name} should be 1-D with {channels} elements, got shape {given.shape}")
     if given.shape[0] != channels:
         raise ValueError(f"{name} should contain {channels} elements not {given.shape[0]}")
-    dtypes(name, given.dtype)
+    if given.dtype.kind not in "fiub" and given.dtype.name != "bfloat16":
+        raise TypeError(f"{name} should be an array of real numbers, got dtype {given.dtype}")
     if dtype is None or (given.dtype == dtype and given.flags.carray):
         return given
     return np.array(given, dtype, order="C")

@@ -171,11 +171,7 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     channels = layout.channels
     if layout.plan is None:
         dx = _layout.Target(layout, out).finish()
-        grads = (
-            dx,
-            np.zeros(channels, layout.compute),
-            np.zeros(channels, layout.compute),
-        )
+        grads = (dx, np.zeros(channels, layout.compute), np.zeros(channels, layout.compute))
         return Grads(*(g if need else None for g, need in zip(grads, needs, strict=True)))
     task = _passes.FIXED if saved.fixed else 0
     if needs[1] or needs[2] or not saved.fixed:

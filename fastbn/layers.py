@@ -101,10 +101,7 @@ class BatchNorm:
     def _allocate(self, channels: int) -> None:
         self.num_features = channels
         if self.affine:
-            self.weight, self.bias = (
-                np.ones(channels, self.dtype),
-                np.zeros(channels, self.dtype),
-            )
+            self.weight, self.bias = (np.ones(channels, self.dtype), np.zeros(channels, self.dtype))
             self.weight_grad = np.zeros(channels, self.dtype)
             self.bias_grad = np.zeros(channels, self.dtype)
         if self.track_running_stats:
@@ -174,12 +171,7 @@ class BatchNorm:
             self._allocate(channels)
         stats = None if own else (self.running_mean, self.running_var)
         y, saved = forward(
-            x,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-            channel_axis=self.channel_axis,
-            stats=stats,
+            x, self.weight, self.bias, eps=self.eps, channel_axis=self.channel_axis, stats=stats
         )
         if self.training and self.track_running_stats and update:
             self._record(saved)
@@ -191,12 +183,7 @@ class BatchNorm:
         if momentum is None:
             momentum = 1.0 / (self.num_batches_tracked + 1)
         taken = move_running_stats(
-            self.running_mean,
-            self.running_var,
-            saved.stats,
-            momentum,
-            1,
-            self.nonfinite,
+            self.running_mean, self.running_var, saved.stats, momentum, 1, self.nonfinite
         )
         self.num_batches_tracked += taken
 
@@ -223,10 +210,7 @@ class BatchNorm:
         if self.saved is None:
             raise RuntimeError("backward was called before forward: call the layer first")
         grads = backward(dy, self.saved, needs=(True, self.affine, self.affine))
-        for total, grad in (
-            (self.weight_grad, grads.dweight),
-            (self.bias_grad, grads.dbias),
-        ):
+        for total, grad in ((self.weight_grad, grads.dweight), (self.bias_grad, grads.dbias)):
             if total is not None and grad is not None:
                 total += grad.astype(self.dtype, copy=False)
         return grads.dx
@@ -237,10 +221,7 @@ class BatchNorm:
         if self.affine:
             arrays |= {"weight": self.weight, "bias": self.bias}
         if self.track_running_stats:
-            arrays |= {
-                "running_mean": self.running_mean,
-                "running_var": self.running_var,
-            }
+            arrays |= {"running_mean": self.running_mean, "running_var": self.running_var}
         return arrays
 
     def state_dict(self) -> dict[str, np.ndarray]:

@@ -251,12 +251,7 @@ def update_running_stats(
 
 
 def move_running_stats(
-    running_mean,
-    running_var,
-    stats: Stats,
-    momentum: float,
-    ddof: float,
-    nonfinite: str,
+    running_mean, running_var, stats: Stats, momentum: float, ddof: float, nonfinite: str
 ) -> bool:
     """`update_running_stats` for arguments that are checked; either array may be None.
 
