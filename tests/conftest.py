@@ -1,0 +1,29 @@
+"""Settings that must stand before Numba is imported, and the fixtures several files share."""
+
+import os
+
+# 3, 4 and 8 threads are tested on any machine, however few its cores.
+os.environ.setdefault("NUMBA_NUM_THREADS", "8")
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "fastbn",
+    deadline=None,  # the first example compiles
+    max_examples=100,
+    derandomize=True,  # the same examples on every machine
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("fastbn")
+
+
+@pytest.fixture
+def keep_threads():
+    """Put the number of threads back after the test."""
+    import fastbn
+
+    before = fastbn.get_num_threads()
+    yield
+    fastbn.set_num_threads(before)

@@ -1,0 +1,223 @@
+"""The last digit, against exact fractions: offset ladder, outliers, constants, extreme scales."""
+
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+import pytest
+from data import DTYPES, channels_last, exact, ladder, normals, problem
+from reference import exact_backward, exact_forward, exact_statistics
+from reference import forward as oracle
+
+import fastbn
+
+# name: shape, channel axis, memory
+CASES = {
+    "long rows": ((2, 3, 2500), 1, np.ascontiguousarray),
+    "rows": ((20, 3, 17, 17), 1, np.ascontiguousarray),
+    "short rows": ((100, 3, 7, 7), 1, np.ascontiguousarray),
+    "NHWC": ((10, 22, 22, 3), -1, np.ascontiguousarray),
+    "NCHW view of NHWC": ((10, 3, 22, 22), 1, channels_last),
+    "N D": ((5000, 3), 1, np.ascontiguousarray),
+    "N D wide": ((64, 70), 1, np.ascontiguousarray),
+}
+LADDER = [(np.float32, o) for o in (0, 1, 1e2, 1e4, 1e6)]
+LADDER += [(np.float64, o) for o in (0, 1, 1e2, 1e4, 1e6, 1e9)]
+
+
+def ulp(dtype, value):
+    return float(np.spacing(dtype(abs(float(value)))))
+
+
+def mean_ulps(dtype):
+    return 1 if dtype == np.float32 else 4
+
+
+def var_ulps(dtype):
+    return 2 if dtype == np.float32 else 64
+
+
+def output_ulps(dtype, offset):
+    return 4 if dtype == np.float32 else 16 + 2 * (1 + offset)
+
+
+def channels(x, channel_axis):
+    return np.moveaxis(x, channel_axis, 0).reshape(x.shape[channel_axis], -1)
+
+
+def assert_statistics(stats, truth, dtype):
+    """Bounds in units in the last place of |mean| + std and of the variance; truth is exact."""
+    var = stats.var()
+    for c, (exact_mean, exact_var) in enumerate(truth):
+        unit = ulp(dtype, abs(exact_mean) + Fraction(float(exact_var) ** 0.5))
+        assert abs(Fraction(stats.mean[c]) - exact_mean) <= mean_ulps(dtype) * unit
+        assert abs(Fraction(var[c]) - exact_var) <= var_ulps(dtype) * ulp(dtype, exact_var)
+
+
+def assert_outputs(y, expected, dtype, ulps):
+    unit = np.spacing(np.maximum(np.abs(expected), 1).astype(dtype)).astype(np.float64)
+    assert np.max(np.abs(y.astype(np.float64) - expected) / unit) <= ulps
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("dtype", "offset"), LADDER)
+def test_ladder_forward(case, dtype, offset):
+    shape, axis, memory = CASES[case]
+    x = memory(ladder(shape, dtype, offset, channel_axis=axis))
+    y, saved = fastbn.forward(x, eps=0.0, channel_axis=axis)
+    rows = channels(x, axis)
+    truth = [exact_statistics(values) for values in rows]
+    assert_statistics(saved.stats, truth, dtype)
+    assert_statistics(fastbn.batch_stats(x, channel_axis=axis), truth, dtype)
+    expected = np.stack([exact_forward(values) for values in rows])
+    assert_outputs(channels(y, axis), expected, dtype, output_ulps(dtype, offset))
+    fixed = fastbn.normalize(x, saved.stats, eps=0.0, channel_axis=axis)
+    assert_outputs(channels(fixed, axis), expected, dtype, output_ulps(dtype, offset))
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("dtype", "offset"), LADDER)
+def test_ladder_backward(case, dtype, offset):
+    shape, axis, memory = CASES[case]
+    x = memory(ladder(shape, dtype, offset, channel_axis=axis))
+    dy = memory(normals(shape, dtype, seed=1))
+    weight = np.linspace(0.5, 2.0, shape[axis]).astype(dtype)
+    _, saved = fastbn.forward(x, weight, channel_axis=axis)
+    grads = fastbn.backward(dy, saved)
+    exacts = [
+        exact_backward(g, values, float(w), 1e-5)
+        for g, values, w in zip(channels(dy, axis), channels(x, axis), weight, strict=True)
+    ]
+    # float64's own bound: what the outputs may be off, through a mean of |dy * xhat| below 1
+    relative = 1e-5 if dtype == np.float32 else 4e-16 * output_ulps(dtype, offset)
+    got = channels(grads.dx, axis), grads.dweight, grads.dbias
+    for mine, truth in zip(got, map(np.array, zip(*exacts, strict=True)), strict=True):
+        assert np.max(np.abs(mine - truth)) <= relative * np.max(np.abs(truth))
+
+
+@cache
+def outlier_truth(dtype):
+    values = normals(10**6, dtype, seed=5)
+    values[-1] = 1e6
+    return values, exact_statistics(values), exact_forward(values, which=slice(-1000, None))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("place", [0, 123_456, 500_000, 999_999])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((10, 1, 100_000), 1), ((2500, 1, 20, 20), 1), ((10**6, 1), 1)]
+)
+def test_an_outlier_costs_no_digit(dtype, place, shape, axis):
+    values, truth, expected = outlier_truth(dtype)
+    x = np.insert(values[:-1], place, values[-1]).reshape(shape)
+    y, saved = fastbn.forward(x, eps=0.0, channel_axis=axis)
+    assert_statistics(saved.stats, [truth], dtype)
+    mine = np.append(np.delete(y, place)[-999:], y.ravel()[place])
+    assert_outputs(mine, expected, dtype, output_ulps(dtype, 0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("place", [0, 1, 40_000, 65_535])
+@pytest.mark.parametrize("size", [5.0, 30.0, 200.0, 1e3, 1e6])
+def test_an_outlier_of_any_size(dtype, place, size):
+    x = normals((2**16, 3), dtype, seed=6)
+    x[place, 1] = size
+    y, saved = fastbn.forward(x, eps=0.0)
+    assert_statistics(saved.stats, [exact_statistics(v) for v in x.T], dtype)
+    expected = np.stack([exact_forward(v, which=slice(2000)) for v in x.T])
+    assert_outputs(y[:2000].T, expected, dtype, output_ulps(dtype, 0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("away", [1.0, 4.0, -7.5])
+@pytest.mark.parametrize("case", CASES)
+def test_first_values_away_from_the_mean(case, away, dtype):
+    """A channel's first value makes a poor estimate of its mean when it is an unusual one."""
+    shape, axis, memory = CASES[case]
+    x = normals(shape, dtype, seed=3)
+    np.moveaxis(x, axis, -1)[(0,) * (x.ndim - 1)] = away
+    x = memory(x)
+    y, saved = fastbn.forward(x, eps=0.0, channel_axis=axis)
+    rows = channels(x, axis)
+    assert_statistics(saved.stats, [exact_statistics(values) for values in rows], dtype)
+    expected = np.stack([exact_forward(values) for values in rows])
+    assert_outputs(channels(y, axis), expected, dtype, output_ulps(dtype, 0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("eps", [0.0, 1e-5])
+@pytest.mark.parametrize("shape", [(7, 3, 49), (3, 3, 1000), (333, 3), (40_001, 3), (2, 3, 70_001)])
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e6 - 0.1, 1e30, 1e-40])
+def test_constant_channel(dtype, eps, shape, value):
+    x = np.full(shape, value, dtype)
+    bias = np.array([0.3, -7.7, 0.0], dtype)
+    y, saved = fastbn.forward(x, np.array([1.5, -2.0, 3.0], dtype), bias, eps=eps)
+    assert np.all(saved.stats.m2 == 0)
+    assert np.all(saved.stats.var() == 0)
+    assert np.all(saved.stats.mean == x.flat[0])
+    assert np.all(channels(y, 1) == bias[:, None])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(3, 2, 1000), (50, 2, 49), (3000, 2)])
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-3, 1e20, 1e30])
+@pytest.mark.parametrize("offset", [0, 3])
+def test_extreme_scales(dtype, shape, scale, offset):
+    x = normals(shape, offset=offset) * scale
+    x = x.astype(dtype)
+    y, saved = fastbn.forward(x, eps=0.0)
+    rows = channels(x, 1)
+    expected = np.stack([exact_forward(values) for values in rows])
+    assert_outputs(channels(y, 1), expected, dtype, output_ulps(dtype, offset))
+    for c, (mean, var) in enumerate(map(exact_statistics, rows)):
+        unit = mean_ulps(dtype) * np.finfo(dtype).eps * (abs(float(mean)) + scale)
+        assert abs(saved.stats.mean[c] - float(mean)) <= unit
+        relative = var_ulps(dtype) * float(np.finfo(dtype).eps)
+        assert saved.stats.var()[c] == pytest.approx(float(var), rel=relative, abs=0)
+    dx, dweight, _ = fastbn.backward(np.ones_like(x), saved)
+    assert np.all(np.isfinite(dx))
+    assert np.all(np.isfinite(dweight))
+
+
+def test_float64_far_beyond_float32():
+    x = normals((500, 2)) * 1e150
+    y, _ = fastbn.forward(x, eps=0.0)
+    assert_outputs(y.T, np.stack([exact_forward(v) for v in x.T]), np.float64, 18)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((8, 4, 64), 1), ((4, 3, 2048), 1), ((64, 16, 8, 8), 1), ((16, 8, 8, 32), -1), ((512, 64), 1)],
+)
+def test_exact_data_has_no_tolerance(dtype, shape, axis):
+    x, mean, std = exact(shape, dtype, channel_axis=axis, paired=True)
+    y, saved = fastbn.forward(x, eps=0.0, channel_axis=axis)
+    np.testing.assert_array_equal(saved.stats.mean, mean)
+    np.testing.assert_array_equal(saved.stats.var(), std**2)
+    signs = (channels(x, axis) - mean[:, None]) / std[:, None]
+    np.testing.assert_array_equal(channels(y, axis), signs)
+    # dy = xhat + 1 lies in the space that batch norm removes: its gradient is zero
+    grads = fastbn.backward(y + 1, saved)
+    np.testing.assert_array_equal(grads.dx, 0)
+    np.testing.assert_array_equal(grads.dweight, saved.stats.count)
+    np.testing.assert_array_equal(grads.dbias, saved.stats.count)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 49), (4, 3, 1001), (126, 63), (1002, 5), (2, 700, 3)])
+def test_exact_data_in_random_order(shape):
+    x, mean, std = exact(shape, np.float32)
+    y, saved = fastbn.forward(x, eps=0.0)
+    np.testing.assert_allclose(saved.stats.mean, mean, rtol=1e-15, atol=1e-15)
+    np.testing.assert_allclose(saved.stats.var(), std**2, rtol=1e-14)
+    np.testing.assert_array_equal(channels(y, 1), (channels(x, 1) - mean[:, None]) / std[:, None])
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e6])
+def test_layouts_agree_far_from_zero(offset):
+    """Where PyTorch's two layouts differ by thousands of units in the last place."""
+    x, _, weight, bias = problem((16, 5, 9, 9), np.float32, offset=offset)
+    expected = oracle(x, weight, bias)
+    for memory in (np.ascontiguousarray, channels_last):
+        y, _ = fastbn.forward(memory(x), weight, bias)
+        np.testing.assert_allclose(y, expected, rtol=0, atol=4e-6)

@@ -1,0 +1,90 @@
+"""The kernel cache: used when it is sound, healed when it is not, never in the way."""
+
+import numba
+import numpy as np
+import pytest
+
+from fastbn import _cache
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(_cache, "directory", lambda: tmp_path / "kernels")
+    return tmp_path / "kernels"
+
+
+def compiled(name="twice", factor=2.0):
+    """A small kernel with a cache, fresh as after a start of Python."""
+
+    @numba.njit
+    def kernel(x):
+        return factor * x.sum()
+
+    kernel._cache = _cache.DiskCache(name)
+    return kernel
+
+
+def hits(kernel, dtype=np.float64):
+    """Signatures that came from the cache, after a call whose result is right."""
+    assert kernel(np.ones(3, dtype)) == 6.0
+    return sum(kernel.stats.cache_hits.values())
+
+
+def test_the_second_start_loads(directory):
+    assert hits(compiled()) == 0
+    assert hits(compiled()) == 1
+    (file,) = directory.iterdir()
+    assert file.suffix == ".kernel"
+
+
+def test_each_name_and_signature_has_its_own_file(directory):
+    kernel = compiled()
+    hits(kernel)
+    hits(kernel, np.float32)
+    assert hits(compiled("another name")) == 0
+    assert len(list(directory.iterdir())) == 3
+    assert hits(compiled(), np.float32) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:20],
+        lambda data: data[:-1],
+        lambda data: data[:40] + bytes([data[40] ^ 1]) + data[41:],
+        lambda data: b"\0" * len(data),
+        lambda data: data + b"\0",
+    ],
+)
+def test_a_damaged_file_is_a_miss_that_heals(directory, damage):
+    hits(compiled())
+    (file,) = directory.iterdir()
+    sound = file.read_bytes()
+    file.write_bytes(damage(sound))
+    assert hits(compiled()) == 0
+    assert hits(compiled()) == 1
+    assert list(directory.iterdir()) == [file]
+
+
+def test_where_nothing_can_be_written_kernels_still_compile(tmp_path, monkeypatch):
+    (tmp_path / "kernels").write_text("a file where the directory should be")
+    monkeypatch.setattr(_cache, "directory", lambda: tmp_path / "kernels")
+    assert hits(compiled()) == 0
+    assert hits(compiled()) == 0
+
+
+def test_other_source_is_another_kernel(directory, monkeypatch):
+    hits(compiled())
+    monkeypatch.setattr(_cache, "_package_digest", lambda: "another version of fastbn")
+    assert hits(compiled()) == 0
+    assert len(list(directory.iterdir())) == 2
+
+
+def test_numbas_cache_directory_is_respected(tmp_path, monkeypatch):
+    _cache.directory.cache_clear()
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    try:
+        assert _cache.directory() == tmp_path / "fastbn"
+    finally:
+        _cache.directory.cache_clear()

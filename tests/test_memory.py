@@ -1,0 +1,111 @@
+"""No array of x's size is allocated beyond the output."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data import DTYPES, channels_last, problem
+from process import run_python
+
+import fastbn
+
+SMALL = 640 * 1024  # vectors of C numbers, partial sums, Python objects: 1/16 of the smallest x
+# shape, channel axis, memory: 2 to 3 million values, 9 to 26 MB
+CASES = {
+    "NCHW": ((16, 64, 50, 50), 1, np.ascontiguousarray),
+    "NCHW, short rows": ((1000, 50, 7, 7), 1, np.ascontiguousarray),
+    "NHWC": ((16, 50, 50, 64), -1, np.ascontiguousarray),
+    "NHWC as a view": ((16, 64, 50, 50), 1, channels_last),
+    "N D": ((20_000, 128), 1, np.ascontiguousarray),
+}
+
+
+def allocated(call):
+    """(result, bytes allocated at the peak, bytes still held) of a call, by NumPy and Python."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        result = call()
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    return result, peak - before, held - before
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES)
+def test_peak_is_the_output(case, dtype):
+    shape, axis, memory = CASES[case]
+    x, dy, weight, bias = problem(shape, dtype, channel_axis=axis)
+    x, dy = memory(x), memory(dy)
+    out = np.empty_like(x)
+    parameters = {"weight": weight, "bias": bias, "channel_axis": axis}
+    _, saved = fastbn.forward(x, **parameters, out=out)  # compiles
+    fastbn.backward(dy, saved, out=out)
+
+    def peak(call):
+        return allocated(call)[1]
+
+    assert peak(lambda: fastbn.forward(x, **parameters, out=out)) <= SMALL
+    assert peak(lambda: fastbn.forward(x, **parameters)) <= x.nbytes + SMALL
+    assert peak(lambda: fastbn.normalize(x, saved.stats, **parameters)) <= x.nbytes + SMALL
+    assert peak(lambda: fastbn.normalize(x, saved.stats, **parameters, out=out)) <= SMALL
+    assert (
+        peak(lambda: fastbn.batch_norm(x, None, None, training=True, **parameters, out=out))
+        <= SMALL
+    )
+    assert peak(lambda: fastbn.batch_stats(x, channel_axis=axis)) <= SMALL
+    assert peak(lambda: fastbn.backward(dy, saved)) <= x.nbytes + SMALL
+    assert peak(lambda: fastbn.backward(dy, saved, out=out)) <= SMALL
+    assert peak(lambda: fastbn.backward(dy, saved, needs=(False, True, True))) <= SMALL
+
+
+def test_saved_holds_references_and_vectors_only():
+    x, _, weight, bias = problem((64, 64, 20, 20), np.float32)
+    (y, saved), _, held = allocated(lambda: fastbn.forward(x, weight, bias))
+    assert held <= y.nbytes + SMALL
+    assert saved is not None
+    assert allocated(lambda: fastbn.forward(x)[0])[0].nbytes == x.nbytes
+
+
+def test_tracemalloc_sees_a_copy():
+    x = np.zeros((1000, 1000))
+    assert allocated(x.copy)[1] >= x.nbytes
+
+
+# Memory that kernels allocate themselves is invisible to tracemalloc: ask the system.
+RESIDENT = """
+from pathlib import Path
+import numpy as np
+import fastbn
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+def touch(shape):
+    return np.ones(shape, np.float32)
+
+fastbn.set_num_threads(2)
+for shape, axis in (((8, 64, 50, 50), 1), ((8, 50, 50, 64), -1), ((200, 200, 7, 7), 1)):
+    small = touch(shape)
+    _, saved = fastbn.forward(small, channel_axis=axis)
+    fastbn.backward(small, saved)  # everything is compiled, every thread has started
+
+for shape, axis in (((64, 128, 56, 56), 1), ((64, 56, 56, 128), -1), ((1000, 500, 7, 7), 1)):
+    x, out = touch(shape), touch(shape)  # 98 MB each
+    before = peak()
+    _, saved = fastbn.forward(x, channel_axis=axis, out=out)
+    fastbn.backward(x, saved, out=out)
+    print(peak() - before)
+    del x, out, saved
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_kernels_allocate_nothing_large():
+    growth = list(map(int, run_python(RESIDENT).split()))
+    assert len(growth) == 3
+    assert max(growth) <= 16 * 2**20

@@ -1,0 +1,203 @@
+"""Threads, forks and what is known about the process."""
+
+import os
+
+import numba
+import pytest
+from data import normals
+from process import run_python
+
+import fastbn
+
+
+@pytest.mark.usefixtures("keep_threads")
+@pytest.mark.parametrize("threads", range(1, 9))
+def test_set_and_get(threads):
+    fastbn.set_num_threads(threads)
+    assert fastbn.get_num_threads() == threads
+    fastbn.forward(normals((100, 70, 20)))
+    assert fastbn.get_num_threads() == threads
+
+
+@pytest.mark.usefixtures("keep_threads")
+@pytest.mark.parametrize("threads", [0, -1, 9, 10**9])
+def test_bounds(threads):
+    fastbn.set_num_threads(2)
+    with pytest.raises(ValueError, match=rf"k should be from 1 to 8 .*got {threads}"):
+        fastbn.set_num_threads(threads)
+    assert fastbn.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("threads", [1.5, "two", None])
+def test_not_a_number_of_threads(threads):
+    with pytest.raises((ValueError, TypeError)):
+        fastbn.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("keep_threads")
+def test_the_users_numba_settings_are_left_alone():
+    before = numba.get_num_threads()
+    fastbn.set_num_threads(3)
+    fastbn.forward(normals((100, 70, 20)))
+    assert numba.get_num_threads() == before
+
+
+def test_config_info():
+    info = fastbn.config_info()
+    text = " ".join(map(str, info)).lower()
+    for word in ("fastbn", "numpy", "numba", "cpu", "threads", "layer", "cache"):
+        assert word in text
+    assert str(fastbn.get_num_threads()) in " ".join(map(str, info.values()))
+
+
+# --- in a process of its own: a failure here is a crash or a hang ---------------------------------
+
+PRELUDE = """
+import hashlib, os, sys, threading
+import multiprocessing as mp
+import numpy as np
+from data import problem
+import fastbn
+
+fastbn.set_num_threads(2)
+X = {d: problem((40, 64, 28, 28), d) for d in (np.float32, np.float64)}  # 2 million values
+
+def digest(dtype=np.float32):
+    x, dy, weight, bias = X[dtype]
+    y, saved = fastbn.forward(x, weight, bias)
+    sha = hashlib.sha256(y.tobytes())
+    for a in fastbn.backward(dy, saved)[:3]:
+        sha.update(a.tobytes())
+    return sha.hexdigest()
+"""
+
+CONCURRENT = """
+expected = {d: digest(d) for d in X}
+wrong = []
+
+def work(i):
+    dtype = list(X)[i % 2]
+    for _ in range(6):
+        if digest(dtype) != expected[dtype]:
+            wrong.append(i)
+
+threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+for t in threads: t.start()
+for t in threads: t.join()
+assert not wrong, wrong
+"""
+
+FIRST_CALLS = """
+results = []
+threads = [threading.Thread(target=lambda: results.append(digest())) for _ in range(8)]
+for t in threads: t.start()
+for t in threads: t.join()
+assert results == [digest()] * 8, results
+"""
+
+FORK = """
+expected = digest()
+
+def generation(depth):
+    pid = os.fork()
+    if pid == 0:
+        ok = digest() == expected
+        if ok and depth:
+            ok = generation(depth - 1)
+        os._exit(0 if ok else 3)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+assert generation(1), "the child or the grandchild failed"
+assert digest() == expected
+"""
+
+FORK_POOL = """
+expected = digest()
+method = mp.get_start_method(allow_none=True)
+with mp.get_context("fork").Pool(3) as pool:
+    assert pool.map(digest, [np.float32] * 6) == [expected] * 6
+assert digest() == expected
+assert mp.get_start_method(allow_none=True) == method
+"""
+
+START_METHOD = """
+digest()
+assert mp.get_start_method(allow_none=True) is None
+mp.set_start_method("spawn")
+"""
+
+SPAWN = """
+if __name__ == "__main__":
+    expected = digest()
+    with mp.get_context("spawn").Pool(2) as pool:
+        assert pool.map(digest, [np.float32] * 2) == [expected] * 2
+"""
+
+FORK_IN_THE_MIDDLE = """
+expected = digest()
+stop = threading.Event()
+
+def work():
+    while not stop.is_set():
+        digest()
+
+threads = [threading.Thread(target=work) for _ in range(2)]
+for t in threads: t.start()
+for _ in range(5):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if digest() == expected else 3)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+stop.set()
+for t in threads: t.join()
+"""
+
+
+def run(code, **environment):
+    assert "done" in run_python(PRELUDE + code + '\nprint("done")\n', **environment).split()
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+
+def test_eight_python_threads():
+    run(CONCURRENT)
+
+
+def test_eight_python_threads_make_their_first_calls():
+    run(FIRST_CALLS)
+
+
+def test_workqueue_layer_with_eight_python_threads():
+    run(CONCURRENT, NUMBA_THREADING_LAYER="workqueue")
+
+
+@needs_fork
+def test_forked_child_and_grandchild():
+    run(FORK)
+
+
+@needs_fork
+def test_fork_while_other_threads_run():
+    run(FORK_IN_THE_MIDDLE)
+
+
+@needs_fork
+def test_fork_pool():
+    run(FORK_POOL)
+
+
+def test_spawn_pool():
+    run(SPAWN)
+
+
+def test_start_method_is_left_open():
+    run(START_METHOD)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity on this system")
+@pytest.mark.parametrize(("environment", "limit"), [({}, 8), ({"OMP_NUM_THREADS": "1"}, 1)])
+def test_default_is_no_more_than_the_system_gives(environment, limit):
+    code = "import os, fastbn; print(fastbn.get_num_threads(), len(os.sched_getaffinity(0)))"
+    threads, cores = map(int, run_python(code, **environment).split())
+    assert 1 <= threads <= min(cores, limit)
