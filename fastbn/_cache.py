@@ -45,6 +45,7 @@ class DiskCache(NullCache):
 
     def __init__(self, name: str):
         self._name = name
+        self._digest = _package_digest()  # now: the source may change before the first compile
 
     @property
     def cache_path(self):
@@ -52,7 +53,7 @@ class DiskCache(NullCache):
 
     def _file(self, signature, codegen) -> Path:
         versions = (numba.__version__, llvmlite.__version__, sys.version)
-        key = (self._name, str(signature), codegen.magic_tuple(), _package_digest(), versions)
+        key = (self._name, str(signature), codegen.magic_tuple(), self._digest, versions)
         return directory() / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:40]}.kernel"
 
     def load_overload(self, sig, target_context):

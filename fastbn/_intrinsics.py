@@ -116,11 +116,17 @@ def _make_affine(vector: bool, stream: bool):
     return affine
 
 
-def _make_accumulate(vector: bool, rows: int, ahead: bool = False):
-    """Add d and d * d, d = x - shift, of some rows to the sums of their columns from ``j`` on.
+def _rows_at_once(with_dy: bool) -> int:
+    return 4 if with_dy else 8
+
+
+def _make_accumulate(vector: bool, several: bool, ahead: bool = False):
+    """Add d and d * d, d = x - shift, of a row to the sums of its columns from ``j`` on.
 
     With ``dy``: dy and dy * d. A row has ``width`` values, the first begins at ``o``. In float64
-    for every dtype: nothing overflows and nothing cancels. ``ahead`` prefetches the next rows.
+    for every dtype: nothing overflows and nothing cancels. ``several`` takes eight rows, or four
+    with ``dy``: eight lines of memory, as more would not fit one set of an L1 cache when rows are a
+    multiple of 4 KB apart. ``ahead`` prefetches the next rows.
     """
 
     @intrinsic
@@ -130,6 +136,7 @@ def _make_accumulate(vector: bool, rows: int, ahead: bool = False):
         def codegen(context, builder, signature, args):
             emit = _Emitter(context, builder, names, signature, args, vector)
             width, j = emit.values["width"], emit.values["j"]
+            rows = _rows_at_once(emit.has("dy")) if several else 1
             offset = builder.add(emit.values["o"], j)
             shift = emit.load("shift", j)
             next_rows = builder.mul(width, ir.Constant(width.type, rows))
@@ -185,8 +192,9 @@ def _python_affine(vector: bool):
     return affine
 
 
-def _python_accumulate(vector: bool, rows: int):
+def _python_accumulate(vector: bool, several: bool):
     def accumulate(x, dy, o, width, shift, s1, s2, j):
+        rows = _rows_at_once(dy is not None) if several else 1
         here = slice(int(j), int(j) + _lanes(x, vector))
         for row in range(rows):
             start = int(o) + row * int(width)
@@ -206,18 +214,18 @@ def _no_fence():
 if config.DISABLE_JIT:
     affine = affine_stream = _python_affine(vector=True)
     affine_one = _python_affine(vector=False)
-    accumulate_8 = accumulate_8_ahead = _python_accumulate(vector=True, rows=8)
-    accumulate_1 = _python_accumulate(vector=True, rows=1)
-    accumulate_8_one = _python_accumulate(vector=False, rows=8)
-    accumulate_1_one = _python_accumulate(vector=False, rows=1)
+    accumulate_rows = accumulate_rows_ahead = _python_accumulate(vector=True, several=True)
+    accumulate_rows_one = _python_accumulate(vector=False, several=True)
+    accumulate_row = _python_accumulate(vector=True, several=False)
+    accumulate_row_one = _python_accumulate(vector=False, several=False)
     fence = _no_fence
 else:
     affine = _make_affine(vector=True, stream=False)
     affine_stream = _make_affine(vector=True, stream=True)
     affine_one = _make_affine(vector=False, stream=False)
-    accumulate_8 = _make_accumulate(vector=True, rows=8)
-    accumulate_8_ahead = _make_accumulate(vector=True, rows=8, ahead=True)
-    accumulate_1 = _make_accumulate(vector=True, rows=1)
-    accumulate_8_one = _make_accumulate(vector=False, rows=8)
-    accumulate_1_one = _make_accumulate(vector=False, rows=1)
+    accumulate_rows = _make_accumulate(vector=True, several=True)
+    accumulate_rows_ahead = _make_accumulate(vector=True, several=True, ahead=True)
+    accumulate_rows_one = _make_accumulate(vector=False, several=True)
+    accumulate_row = _make_accumulate(vector=True, several=False)
+    accumulate_row_one = _make_accumulate(vector=False, several=False)
     fence = _make_fence()

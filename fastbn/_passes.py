@@ -10,16 +10,16 @@ from numba import prange
 
 from . import _channels, _columns, _plan, _rows
 from ._jit import block, kernel
-from ._runs import THREE, ZERO
+from ._runs import THREE, ZERO, aligned
 
 # What a pass has to do, as a sum of these.
 REDUCE, WRITE, FIXED = 1, 2, 4
 
 
 @block
-def _workspace(threads, plan):
+def _workspace(threads, plan, stats):
     """Partial sums, a shift a channel, and three vectors a tile for each thread's columns."""
-    return np.empty(plan[_plan.SCRATCH] + THREE * plan[_plan.TILE] * threads)
+    return aligned(plan[_plan.SCRATCH] + THREE * plan[_plan.TILE_ROOM] * threads, stats)
 
 
 @block
@@ -48,7 +48,7 @@ def forward(team, plan, task, x, out, weight, bias, stats, count, eps):
     mean, m2 = stats[:channels], stats[channels : channels + channels]
     invstd = stats[channels + channels :]
     if task & REDUCE:
-        work = _workspace(threads, plan)
+        work = _workspace(threads, plan, stats)
         far = np.empty(team, np.bool_)
         _channels.shift_near(plan, x, work)
         for attempt in range(2):
@@ -74,7 +74,7 @@ def backward(team, plan, task, x, dy, out, weight, stats, dweight, dbias):
     """
     threads, channels = np.uintp(team), plan[_plan.C]
     mean, invstd = stats[:channels], stats[channels + channels :]
-    work = _workspace(threads, plan)
+    work = _workspace(threads, plan, stats)
     if task & REDUCE:
         _channels.shift_to_mean(plan, mean, work)
         for t in prange(team):

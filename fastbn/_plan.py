@@ -20,11 +20,13 @@ WIDTH, TILE, HEIGHT = 8, 9, 10  # a block of _columns.reduce
 WRITE_BY_ROWS, WRITE_WIDTH = 11, 12
 AHEAD, STREAM = 13, 14  # whether to prefetch, and to store past the caches
 SHIFT, SCRATCH = 15, 16  # offsets into the workspace, behind the partial sums
+TILE_ROOM, WRITE_ROOM = 17, 18  # room for vectors that each begin on a cache line
 
 BLOCK = 16384  # values in a block: 64 to 128 KB, a few microseconds
 WIDEN = 256  # columns up to which narrow samples are put side by side: 20 % faster than 1024
 COLUMNS = 1024  # columns in a tile: three float64 vectors of it, 24 KB, stay in L1
-TILE_BLOCK = 32768  # values in a tile; folding its columns into channels is 1 % of the work
+TILE_VALUES, TILE_ROWS = 32768, 64  # at least, so that a tile's set-up is a few percent of it
+AHEAD_WIDTH = 512
 MOST_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
 
@@ -34,10 +36,7 @@ class Plan(NamedTuple):
 
     array: np.ndarray
     n: int  # values per channel
-    channels: int
-    parts: int
-    coefficients: int  # length of a coefficient vector when writing
-    large: bool
+    large: bool  # worth a team of threads
 
 
 @cache
@@ -55,6 +54,11 @@ def _ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
+def _room(n: int) -> int:
+    """``n`` values rounded up to whole cache lines, of any dtype."""
+    return _ceil(n, 16) * 16
+
+
 def _width(samples: int, values: int) -> int:
     """Columns of a row: a whole number of samples, of so many values each."""
     return values * max(1, min(WIDEN // values, samples))
@@ -67,11 +71,12 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     c = shape[axis]
     run = int(np.prod(shape[axis + 1 :], dtype=object))
     total = n * c * run
-    values = np.zeros(17, np.uintp)
+    values = np.zeros(19, np.uintp)
     values[[N, C, L]] = n, c, run
 
     # Short runs leave most of a vector loop to its remainder: 7x7 by columns takes 46 us where
     # rows take 64 (of 3 MB, 19 us to read); 14x14 by rows 74, by columns 100.
+    width = _width(n, c * run)
     by_rows = run >= 128 or (run >= 16 and n < 8)
     if by_rows:
         piece = _ceil(run, _ceil(run, BLOCK))
@@ -81,20 +86,21 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
         parts = _ceil(n, samples) * _ceil(run, piece)
         values[[REDUCE_BY_ROWS, SAMPLES, CHANNELS, PIECE]] = 1, samples, channels, piece
     else:
-        width = _width(n, c * run)
         tile = width if width <= COLUMNS else max(1, COLUMNS // run) * run
-        height = max(TILE_BLOCK // tile, _ceil(total // width, MOST_PARTS))
+        height = max(TILE_ROWS, TILE_VALUES // tile, _ceil(total // width, MOST_PARTS))
         parts = max(1, _ceil(total // width, height))
         values[[WIDTH, TILE, HEIGHT]] = width, tile, height
     values[PARTS] = parts
 
     write_by_rows = run * itemsize >= 64
-    wide = c if write_by_rows else _width(n, c * run)
+    wide = c if write_by_rows else width
     values[[WRITE_BY_ROWS, WRITE_WIDTH]] = write_by_rows, wide
-    # Input and output beyond the last-level cache: stores had better not go through it. Two inputs
-    # and an output beyond it: prefetching takes 12 MB of (25088, 128) from 338 to 244 us.
+    # Stores had better not go through the last-level cache when input and output do not fit it.
     values[STREAM] = 2 * total * itemsize >= last_level_cache()
-    values[AHEAD] = 3 * total * itemsize >= last_level_cache()
+    # Prefetching the next rows takes gradients of (25088, 128), 12 MB, from 318 to 245 us. Long
+    # rows are better left to the processor: (6272, 1024) would go from 946 to 1123.
+    values[AHEAD] = width <= AHEAD_WIDTH and 4 * total * itemsize >= last_level_cache()
     values[SHIFT] = 2 * parts * c
-    values[SCRATCH] = 2 * parts * c + c
-    return Plan(values, n * run, c, parts, wide, total >= LARGE)
+    values[SCRATCH] = _room(2 * parts * c + c)
+    values[TILE_ROOM], values[WRITE_ROOM] = _room(int(values[TILE])), _room(wide)
+    return Plan(values, n * run, total >= LARGE)

@@ -56,8 +56,7 @@ def write(t, threads, plan, x, dy, out, coefficients):
     """Write the t-th share of the output, in memory order; threads share values, not rows."""
     c, length = plan[_plan.C], plan[_plan.L]
     total = plan[_plan.N] * c * length
-    m, b = coefficients[:c], coefficients[c : c + c]
-    shift, a = coefficients[c + c : c + c + c], coefficients[c + c + c :]
+    m, b, shift, a = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
     o, stop = total * t // threads, total * (t + ONE) // threads
     inplace = same_memory(out, x) or same_memory(out, dy)
     # Streaming stores lose on runs of less than a few kilobytes, whose ends are partial lines.

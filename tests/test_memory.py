@@ -64,10 +64,10 @@ def test_peak_is_the_output(case, dtype):
 
 def test_saved_holds_references_and_vectors_only():
     x, _, weight, bias = problem((64, 64, 20, 20), np.float32)
+    fastbn.forward(x, weight, bias)  # compiles
     (y, saved), _, held = allocated(lambda: fastbn.forward(x, weight, bias))
-    assert held <= y.nbytes + SMALL
-    assert saved is not None
-    assert allocated(lambda: fastbn.forward(x)[0])[0].nbytes == x.nbytes
+    assert held <= y.nbytes + 16 * 1024
+    assert saved.stats.count == 64 * 400  # and is alive while `held` is read
 
 
 def test_tracemalloc_sees_a_copy():
