@@ -4,6 +4,8 @@ C-contiguous arrays, channels-last ones, and any other order of dense axes are s
 memory, (N, C, L). Strided, misaligned, byte-swapped and integer arrays cost one copy.
 """
 
+import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -21,18 +23,23 @@ class Layout(NamedTuple):
     order: tuple[int, ...] | None  # axes by descending stride; None: C order
     compute: np.dtype
     dtype: np.dtype  # of the output
+    channels: int
+    size: int
+    n: int  # values per channel
     plan: _plan.Plan | None  # None for an empty array
 
-    @property
-    def channels(self) -> int:
-        return self.shape[self.axis]
 
-    @property
-    def n(self) -> int:
-        """Values per channel."""
-        if self.plan is not None:
-            return self.plan.n
-        return int(np.prod([s for i, s in enumerate(self.shape) if i != self.axis], dtype=object))
+@lru_cache(maxsize=1024)
+def _layout(shape, channel_axis: int, order, dtype: np.dtype) -> Layout:
+    axis = _validate.axis(channel_axis, shape)
+    compute, output = _validate.dtypes("x", dtype)
+    size = math.prod(shape)
+    position, moved = axis, shape
+    if order is not None:
+        position, moved = order.index(axis), tuple(shape[i] for i in order)
+    plan = _plan.plan(moved, position, compute.itemsize) if size else None
+    n = math.prod(shape[:axis] + shape[axis + 1 :])
+    return Layout(shape, axis, order, compute, output, shape[axis], size, n, plan)
 
 
 class _Borrowed:
@@ -55,16 +62,13 @@ def _order(a: np.ndarray) -> tuple[int, ...] | None:
 
 def see(x: np.ndarray, channel_axis: int) -> tuple[np.ndarray, Layout]:
     """``x`` flat in memory order, in the dtype to compute in, and its layout."""
-    axis = _validate.axis(channel_axis, x.shape)
-    compute, dtype = _validate.dtypes("x", x.dtype)
+    if type(channel_axis) is not int:
+        channel_axis = _validate.integer("channel_axis", channel_axis)
     order = _order(x)
+    layout = _layout(x.shape, channel_axis, order, x.dtype)
     if order is not None and not x.transpose(order).flags.c_contiguous:
-        x = np.array(x, compute, order="K")
-        order = _order(x)
-    shape = x.shape if order is None else tuple(x.shape[i] for i in order)
-    position = axis if order is None else order.index(axis)
-    plan = _plan.plan(shape, position, compute.itemsize) if x.size else None
-    layout = Layout(x.shape, axis, order, compute, dtype, plan)
+        x = np.array(x, layout.compute, order="K")
+        layout = _layout(x.shape, channel_axis, _order(x), x.dtype)._replace(dtype=layout.dtype)
     return flatten(x, layout), layout
 
 
@@ -91,12 +95,12 @@ def flatten(a: np.ndarray, layout: Layout) -> np.ndarray:
 def fresh(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """A new array of the layout, flat and in shape, aligned for streaming stores if large."""
     if layout.plan is not None and layout.plan.large:
-        size = int(np.prod(layout.shape, dtype=object)) * layout.compute.itemsize
+        size = layout.size * layout.compute.itemsize
         raw = np.empty(size + _ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % _ALIGNMENT
         flat = raw[start : start + size].view(layout.compute)
     else:
-        flat = np.empty(int(np.prod(layout.shape, dtype=object)), layout.compute)
+        flat = np.empty(layout.size, layout.compute)
     return flat, shaped(flat, layout)
 
 
@@ -121,7 +125,8 @@ class Target:
 
     def finish(self) -> np.ndarray:
         if self._out is None:
-            return self._result.astype(self._dtype, copy=False)
+            same = self._result.dtype == self._dtype
+            return self._result if same else self._result.astype(self._dtype)
         if self._result is not self._out:
             self._out[...] = self._result
         return self._out

@@ -6,7 +6,8 @@ statistics depend on shape and dtype only, so results have the same bits at any 
 the size of the last-level cache decides on the kind of store.
 """
 
-from functools import cache, lru_cache
+import math
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +36,6 @@ class Plan(NamedTuple):
     """The cut of one shape; ``array`` is what kernels see."""
 
     array: np.ndarray
-    n: int  # values per channel
     large: bool  # worth a team of threads
 
 
@@ -64,12 +64,9 @@ def _width(samples: int, values: int) -> int:
     return values * max(1, min(WIDEN // values, samples))
 
 
-@lru_cache(maxsize=1024)
 def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     """Cut a C-contiguous array of this shape, none of whose axes is empty."""
-    n = int(np.prod(shape[:axis], dtype=object))
-    c = shape[axis]
-    run = int(np.prod(shape[axis + 1 :], dtype=object))
+    n, c, run = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     total = n * c * run
     values = np.zeros(19, np.uintp)
     values[[N, C, L]] = n, c, run
@@ -103,4 +100,4 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     values[SHIFT] = 2 * parts * c
     values[SCRATCH] = _room(2 * parts * c + c)
     values[TILE_ROOM], values[WRITE_ROOM] = _room(int(values[TILE])), _room(wide)
-    return Plan(values, n * run, total >= LARGE)
+    return Plan(values, total >= LARGE)

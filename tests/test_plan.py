@@ -5,7 +5,7 @@ import pytest
 from data import DTYPES, channels_last, problem
 
 import fastbn
-from fastbn import _plan
+from fastbn import _layout, _plan
 
 SHAPES = {
     "long rows": (3, 2, 40_001),
@@ -23,9 +23,9 @@ SHAPES = {
 def small_cache(monkeypatch):
     """A last-level cache of a few bytes: every large enough run is streamed."""
     monkeypatch.setattr(_plan, "last_level_cache", lambda: 1)
-    _plan.plan.cache_clear()
+    _layout._layout.cache_clear()
     yield
-    _plan.plan.cache_clear()
+    _layout._layout.cache_clear()
 
 
 def unaligned(x, offset):
