@@ -21,6 +21,7 @@ class Layout(NamedTuple):
     shape: tuple[int, ...]
     axis: int
     order: tuple[int, ...] | None  # axes by descending stride; None: C order
+    inverse: tuple[int, ...] | None
     compute: np.dtype
     dtype: np.dtype  # of the output
     channels: int
@@ -34,12 +35,13 @@ def _layout(shape, channel_axis: int, order, dtype: np.dtype) -> Layout:
     axis = _validate.axis(channel_axis, shape)
     compute, output = _validate.dtypes("x", dtype)
     size = math.prod(shape)
-    position, moved = axis, shape
+    position, moved, inverse = axis, shape, None
     if order is not None:
         position, moved = order.index(axis), tuple(shape[i] for i in order)
+        inverse = tuple(order.index(i) for i in range(len(shape)))
     plan = _plan.plan(moved, position, compute.itemsize) if size else None
     n = math.prod(shape[:axis] + shape[axis + 1 :])
-    return Layout(shape, axis, order, compute, output, shape[axis], size, n, plan)
+    return Layout(shape, axis, order, inverse, compute, output, shape[axis], size, n, plan)
 
 
 class _Borrowed:
@@ -52,12 +54,16 @@ class _Borrowed:
         self.owner = owner
 
 
+@lru_cache(maxsize=1024)
+def _descending(strides: tuple[int, ...]) -> tuple[int, ...] | None:
+    axes = tuple(range(len(strides)))
+    order = tuple(sorted(axes, key=lambda i: -abs(strides[i])))
+    return None if order == axes else order
+
+
 def _order(a: np.ndarray) -> tuple[int, ...] | None:
     """The axes by descending stride; None for C order."""
-    if a.flags.c_contiguous:
-        return None
-    order = sorted(range(a.ndim), key=lambda i: (-abs(a.strides[i]), i))
-    return None if order == list(range(a.ndim)) else tuple(order)
+    return None if a.flags.c_contiguous else _descending(a.strides)
 
 
 def see(x: np.ndarray, channel_axis: int) -> tuple[np.ndarray, Layout]:
@@ -97,7 +103,7 @@ def fresh(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     if layout.plan is not None and layout.plan.large:
         size = layout.size * layout.compute.itemsize
         raw = np.empty(size + _ALIGNMENT, np.uint8)
-        start = -raw.ctypes.data % _ALIGNMENT
+        start = -raw.__array_interface__["data"][0] % _ALIGNMENT
         flat = raw[start : start + size].view(layout.compute)
     else:
         flat = np.empty(layout.size, layout.compute)
@@ -108,8 +114,7 @@ def shaped(flat: np.ndarray, layout: Layout) -> np.ndarray:
     """A flat array in the layout's shape and order."""
     if layout.order is None:
         return flat.reshape(layout.shape)
-    moved = flat.reshape([layout.shape[i] for i in layout.order])
-    return moved.transpose(np.argsort(layout.order))
+    return flat.reshape([layout.shape[i] for i in layout.order]).transpose(layout.inverse)
 
 
 class Target:

@@ -62,11 +62,12 @@ def write(t, threads, plan, x, dy, out, coefficients):
     # Streaming stores lose on runs of less than a few kilobytes, whose ends are partial lines.
     long_runs = length * np.uintp(out.itemsize) >= np.uintp(2048)
     stream = plan[_plan.STREAM] != ZERO and long_runs and not inplace
+    j, end = o // length % c, (o // length + ONE) * length
     while o < stop:
-        row = o // length
-        n = min(stop, (row + ONE) * length) - o
-        j = row % c
+        n = min(stop, end) - o
         write_run(out, x, dy, o, n, m[j], b[j], shift[j], a[j], ZERO, stream, inplace)
-        o += n
+        o, end, j = o + n, end + length, j + ONE
+        if j == c:
+            j = ZERO
     if stream:
         fence()

@@ -1,0 +1,88 @@
+"""Rounding errors of fastbn and PyTorch where the mean is far larger than the deviation.
+
+    python -m benchmarks.accuracy [--markdown]
+
+float32 data of deviation 1 about means of 0 to a million. Errors are in ulps: of max(|y|, 1) for
+the outputs y, and of the exact value for the unbiased variance that goes into `running_var`.
+A result that is rounded once from the exact value is within half an ulp.
+"""
+
+import argparse
+
+import numpy as np
+
+from . import tables
+from .cases import Case, Data
+from .libraries import EPS, arrays, installed
+
+CASE = Case("ladder", (16, 16, 32, 32))
+OFFSETS = (0, 1, 1e2, 1e4, 1e6)
+
+
+def exact(x):
+    """The outputs, and the unbiased variances by channel, in float64.
+
+    Any float32 is an integer times 2^-149, and Python's integers add and multiply without
+    rounding. The only roundings are those of the last divisions and the square root, to float64,
+    together below 2^-27 of a float32 ulp.
+    """
+    n = x.size // x.shape[1]
+    channels = np.moveaxis(x, 1, 0)
+    y, var = np.empty(channels.shape), np.empty(len(channels))
+    for c, values in enumerate(channels):
+        k = [int(v) for v in values.ravel().astype(np.float64) * 2.0**149]
+        total = sum(k)
+        m2 = n * sum(v * v for v in k) - total * total  # n^2 4^149 times the population variance
+        centred = np.array([(n * v - total) / (n << 149) for v in k]).reshape(values.shape)
+        y[c] = centred / np.sqrt(m2 / (n * n << 298) + EPS)
+        var[c] = m2 / (n * (n - 1) << 298)
+    return np.moveaxis(y, 0, 1), var
+
+
+def outputs_and_variances(library, x):
+    """What a library makes of x in training, with a momentum of 1 on running arrays of its own."""
+    if library == "fastbn":
+        import fastbn
+
+        running = np.zeros((2, x.shape[1]), np.float32)
+        return fastbn.batch_norm(x, *running, training=True, momentum=1.0, eps=EPS), running[1]
+    import torch
+
+    tensor, running = torch.from_numpy(x), torch.zeros(2, x.shape[1])
+    y = torch.nn.functional.batch_norm(tensor, *running, training=True, momentum=1.0, eps=EPS)
+    return arrays((y, running[1]))
+
+
+def largest_ulps(got, want, least):
+    """The largest error in float32 ulps of max(|want|, least)."""
+    ulp = np.spacing(np.maximum(np.abs(want), least).astype(np.float32)).astype(np.float64)
+    return np.max(np.abs(got - want) / ulp)
+
+
+def rows(libraries):
+    """A row per offset and layout: errors of the outputs, then of the variances."""
+    for offset in OFFSETS:
+        for layout in CASE.layouts:
+            x = Data(CASE, layout).dy + np.float32(offset)  # dy is standard normal
+            y, var = exact(x)
+            results = [outputs_and_variances(library, x) for library in libraries]
+            errors = [largest_ulps(got, y, 1) for got, _ in results]
+            errors += [largest_ulps(got, var, 0) for _, got in results]
+            name = f"{offset:,.0f}, {layout.split('_')[1]}"
+            yield [name, *(tables.significant(error, 2) for error in errors)]
+
+
+def main():
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks.accuracy", description=__doc__.split("\n")[0])
+    parser.add_argument("--markdown", action="store_true", help="a table for the README")
+    markdown = parser.parse_args().markdown
+    libraries = [name for name in ("fastbn", "PyTorch") if name in installed()]
+    headings = [f"{what}: {name}" for what in ("y", "var") for name in libraries]
+    title = "largest error, ulps of float32"
+    tables.show(title, ["mean, channels", *headings], rows(libraries), markdown)
+    print(f"\n{CASE.name}, {tables.machine()}")
+
+
+if __name__ == "__main__":
+    main()
