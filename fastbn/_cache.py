@@ -53,7 +53,9 @@ class DiskCache(NullCache):
 
     def _file(self, signature, codegen) -> Path:
         versions = (numba.__version__, llvmlite.__version__, sys.version)
-        key = (self._name, str(signature), codegen.magic_tuple(), self._digest, versions)
+        options = (config.OPT, config.BOUNDSCHECK)
+        machine = codegen.magic_tuple()
+        key = (self._name, str(signature), machine, self._digest, versions, options)
         return directory() / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:40]}.kernel"
 
     def load_overload(self, sig, target_context):

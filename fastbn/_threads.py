@@ -135,13 +135,14 @@ def _launch(parallel: Callable, threads: int, args: tuple) -> None:
 
     first, _launched = not _launched, True
     method = multiprocessing.get_start_method(allow_none=True) if first else None
-    theirs = numba.get_num_threads()
-    if theirs != threads:
+    fewer = threads < numba.config.NUMBA_NUM_THREADS  # without a mask the whole team would wake
+    theirs = numba.get_num_threads() if fewer else threads
+    if fewer:
         numba.set_num_threads(threads)
     try:
         parallel(threads, *args)
     finally:
-        if theirs != threads:
+        if fewer:
             numba.set_num_threads(theirs)
         if first and method is None:
             # Numba's own lock for the team fixes multiprocessing's start method for the process.

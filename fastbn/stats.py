@@ -269,5 +269,7 @@ def move_running_stats(
     with np.errstate(invalid="ignore", over="ignore"):
         for running, new in ((running_mean, stats.mean), (running_var, var)):
             if running is not None:
-                running[...] = (1.0 - momentum) * running.astype(np.float64) + momentum * new
+                moved = np.multiply(running, 1.0 - momentum, dtype=np.float64)
+                moved += momentum * new
+                running[...] = moved
     return True
