@@ -120,7 +120,7 @@ def _forward(x, gamma, beta, bn_param: dict, rank: int) -> tuple[np.ndarray, Sav
     for name, old in running.items():
         running[name] = old.astype(_validate.dtypes(name, old.dtype)[1])
     mean, var = running.values()
-    move_running_stats(mean, var, cache.stats, 1.0 - momentum, 0, "propagate")
+    move_running_stats(mean, var, cache.moments, 1.0 - momentum, 0, "propagate")
     bn_param.update(running)
     return out, cache
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import _call, _layout, _passes, _validate
-from .stats import move_running_stats, of_buffer
+from .stats import moments_of, move_running_stats
 
 
 def batch_norm(
@@ -104,8 +104,8 @@ def batch_norm(
     task = _passes.REDUCE | _passes.WRITE
     y = _call.run_forward(flat, layout, scale, shift, eps, buffer, float(layout.n), task, out)
     if running_mean is not None or running_var is not None:
-        stats = of_buffer(buffer, float(layout.n))
-        move_running_stats(running_mean, running_var, stats, momentum, 1, "propagate")
+        moments = moments_of(buffer, float(layout.n))
+        move_running_stats(running_mean, running_var, moments, momentum, 1, "propagate")
     return y
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _call, _layout, _passes, _validate
-from .stats import Stats, of_buffer
+from .stats import Moments, Stats, moments_of, of_buffer
 
 
 class Saved:
@@ -30,6 +30,11 @@ class Saved:
     def __init__(self, x, channel_axis, weight, buffer, count, fixed):
         self.x, self.channel_axis, self.weight = x, channel_axis, weight
         self._buffer, self._count, self.fixed = buffer, count, fixed
+
+    @property
+    def moments(self) -> Moments:
+        """Count, mean and m2 of `stats`, as views that nobody should write to."""
+        return moments_of(self._buffer, self._count)
 
     @property
     def stats(self) -> Stats:

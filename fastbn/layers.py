@@ -183,7 +183,7 @@ class BatchNorm:
         if momentum is None:
             momentum = 1.0 / (self.num_batches_tracked + 1)
         taken = move_running_stats(
-            self.running_mean, self.running_var, saved.stats, momentum, 1, self.nonfinite
+            self.running_mean, self.running_var, saved.moments, momentum, 1, self.nonfinite
         )
         self.num_batches_tracked += taken
 

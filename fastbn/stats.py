@@ -8,6 +8,8 @@ import numpy as np
 
 from . import _layout, _passes, _validate
 
+Moments = tuple[float, np.ndarray, np.ndarray]  # count, mean, m2: `Stats` without its guarantees
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stats:
@@ -134,10 +136,15 @@ def batch_stats(x, *, channel_axis: int = 1) -> Stats:
     return of_buffer(buffer, float(layout.n))
 
 
+def moments_of(buffer: np.ndarray, count: float) -> Moments:
+    """Count, mean and m2, as views of what a forward pass left in its buffer."""
+    c = buffer.size // 3
+    return count, buffer[:c], buffer[c : 2 * c]
+
+
 def of_buffer(buffer: np.ndarray, count: float) -> Stats:
     """The statistics that a forward pass left in its buffer (mean, m2, invstd)."""
-    c = buffer.size // 3
-    return _new(count, buffer[:c], buffer[c : 2 * c])
+    return _new(*moments_of(buffer, count))
 
 
 def merge_stats(stats: Iterable[Stats]) -> Stats:
@@ -247,27 +254,31 @@ def update_running_stats(
     momentum = _validate.number("momentum", momentum)
     less = _validate.number("ddof", ddof, 0.0)
     _validate.choice("nonfinite", nonfinite, ("propagate", "skip", "raise"))
-    move_running_stats(running_mean, running_var, stats, momentum, less, nonfinite)
+    moments = stats.count, stats.mean, stats.m2
+    move_running_stats(running_mean, running_var, moments, momentum, less, nonfinite)
 
 
 def move_running_stats(
-    running_mean, running_var, stats: Stats, momentum: float, ddof: float, nonfinite: str
+    running_mean, running_var, moments: Moments, momentum: float, ddof: float, nonfinite: str
 ) -> bool:
     """`update_running_stats` for arguments that are checked; either array may be None.
 
     Returns whether the statistics were taken.
     """
-    if stats.count == 0:
+    count, mean, m2 = moments
+    if count == 0:
         return False
-    var = stats.var(ddof if stats.count > ddof else 0)
-    if nonfinite != "propagate":
-        bad = np.flatnonzero(~(np.isfinite(stats.mean) & np.isfinite(var)))
-        if bad.size and nonfinite == "skip":
-            return False
-        if bad.size:
-            raise FloatingPointError(f"mean or variance is not finite in channels {bad.tolist()}")
     with np.errstate(invalid="ignore", over="ignore"):
-        for running, new in ((running_mean, stats.mean), (running_var, var)):
+        var = m2 / (count - ddof if count > ddof else count)
+        if nonfinite != "propagate":
+            bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(var)))
+            if bad.size and nonfinite == "skip":
+                return False
+            if bad.size:
+                raise FloatingPointError(
+                    f"mean or variance is not finite in channels {bad.tolist()}"
+                )
+        for running, new in ((running_mean, mean), (running_var, var)):
             if running is not None:
                 moved = np.multiply(running, 1.0 - momentum, dtype=np.float64)
                 moved += momentum * new
