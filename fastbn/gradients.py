@@ -185,8 +185,7 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     if needs[0]:
         task |= _passes.WRITE
         target = _layout.Target(layout, out)
-    sums = np.empty((2, channels), layout.compute)
-    dweight, dbias = sums[0], sums[1]
+    dweight, dbias = np.empty(channels, layout.compute), np.empty(channels, layout.compute)
     _passes.backward(
         layout.plan.large,
         layout.plan.array,
