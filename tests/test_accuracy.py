@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 from data import DTYPES, channels_last, exact, ladder, normals, problem
+from process import run_python
 from reference import exact_backward, exact_forward, exact_statistics
 from reference import forward as oracle
 
@@ -221,3 +222,20 @@ def test_layouts_agree_far_from_zero(offset):
     for memory in (np.ascontiguousarray, channels_last):
         y, _ = fastbn.forward(memory(x), weight, bias)
         np.testing.assert_allclose(y, expected, rtol=0, atol=4e-6)
+
+
+OLD_PROCESSOR = """
+import numpy as np
+from data import ladder
+from test_accuracy import assert_statistics, channels, exact_statistics
+import fastbn
+
+x = ladder((2, 3, 2500), np.float64, 1e9, channel_axis=1)
+assert_statistics(fastbn.batch_stats(x), [exact_statistics(v) for v in channels(x, 1)], np.float64)
+print("done")
+"""
+
+
+def test_long_rows_on_a_processor_with_short_vectors():
+    """Fewer lanes make longer sums."""
+    assert run_python(OLD_PROCESSOR, NUMBA_CPU_NAME="generic") == "done\n"
