@@ -163,20 +163,28 @@ class BatchNorm:
         x = _validate.array("x", x)
         self._check_rank(x)
         channels = self._check_channels(x)
-        _validate.dtypes("x", x.dtype)
-        own = self.training or not self.track_running_stats
-        if own:
-            _validate.more_than_one_value(x.size // channels if channels else 0, x.shape)
-        if self.num_features is None:
-            self._allocate(channels)
-        stats = None if own else (self.running_mean, self.running_var)
-        y, saved = forward(
-            x, self.weight, self.bias, eps=self.eps, channel_axis=self.channel_axis, stats=stats
-        )
-        if self.training and self.track_running_stats and update:
-            self._record(saved)
-        self.saved = saved
+        before = dict(vars(self))
+        try:
+            if self.num_features is None:
+                self._allocate(channels)
+            y, self.saved = self._forward(x)
+            if self.training and self.track_running_stats and update:
+                self._record(self.saved)
+        except Exception:
+            vars(self).update(before)
+            raise
         return y
+
+    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, Saved]:
+        own = self.training or not self.track_running_stats
+        return forward(
+            x,
+            self.weight,
+            self.bias,
+            eps=self.eps,
+            channel_axis=self.channel_axis,
+            stats=None if own else (self.running_mean, self.running_var),
+        )
 
     def _record(self, saved: Saved) -> None:
         momentum = self.momentum

@@ -218,3 +218,16 @@ def test_a_layer_is_the_function():
     bn = BatchNorm(3)
     bn.weight[:], bn.bias[:] = weight, bias
     np.testing.assert_array_equal(bn(x), fastbn.forward(x, weight, bias)[0])
+
+
+def test_a_refused_first_batch_leaves_a_lazy_layer_as_it_was():
+    bn = fastbn.BatchNorm(None, nonfinite="raise")
+    x = np.full((4, 3), np.nan, np.float32)
+    with pytest.raises(FloatingPointError, match="channels"):
+        bn(x)
+    assert bn.num_features is None
+    assert bn.weight is None
+    assert bn.saved is None
+    with pytest.raises(ValueError, match="more than 1 value"):
+        bn(x[:1])
+    assert bn(np.eye(5, dtype=np.float32)).shape == (5, 5)
