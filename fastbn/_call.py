@@ -25,7 +25,7 @@ def given(stats, channels: int) -> tuple[np.ndarray, float]:
     if isinstance(stats, Stats):
         if stats.mean.size != channels:
             raise ValueError(f"stats should have {channels} channels, got {stats.mean.size}")
-        mean, m2, count = stats.mean, stats.m2, stats.count or 1.0
+        mean, m2, count = stats.mean, stats.m2, stats.count
     elif isinstance(stats, tuple) and len(stats) == 2:
         mean = _validate.vector("stats mean", stats[0], channels)
         m2, count = _validate.vector("stats var", stats[1], channels), 1.0
@@ -55,9 +55,9 @@ def run_forward(flat, layout, weight, bias, eps, buffer, count, task, out) -> np
             weight,
             bias,
             buffer,
-            count,
+            count or 1.0,  # of no values: variance 0, and a finite output
             eps,
         )
-    else:
+    elif task & _passes.REDUCE:
         buffer[:] = 0.0
     return target.finish()

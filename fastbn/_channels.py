@@ -41,6 +41,14 @@ def shift_to_mean(plan, mean, work):
 
 
 @block
+def recentre(plan, mean, work):
+    """`shift_to_mean` for data: infinity minus infinity would be NaN in a channel that is fine."""
+    for j in range(plan[_plan.C]):
+        if np.isfinite(mean[j]):
+            work[plan[_plan.SHIFT] + j] = mean[j]
+
+
+@block
 def _add(out, values):
     for j in range(np.uintp(out.size)):
         out[j] += values[j]

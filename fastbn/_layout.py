@@ -129,9 +129,10 @@ class Target:
             self.flat, self._result = fresh(layout)
 
     def finish(self) -> np.ndarray:
-        if self._out is None:
-            same = self._result.dtype == self._dtype
-            return self._result if same else self._result.astype(self._dtype)
-        if self._result is not self._out:
+        if self._result is self._out or (self._out is None and self._result.dtype == self._dtype):
+            return self._result
+        with np.errstate(over="ignore"):  # float16 has infinity for what is beyond it
+            if self._out is None:
+                return self._result.astype(self._dtype)
             self._out[...] = self._result
         return self._out

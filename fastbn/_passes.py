@@ -58,7 +58,7 @@ def forward(team, plan, task, x, out, weight, bias, stats, count, eps):
                 far[t] = _channels.merge_moments(np.uintp(t), threads, plan, x, work, mean, m2)
             if attempt == 1 or not far.any():
                 break
-            _channels.shift_to_mean(plan, mean, work)
+            _channels.recentre(plan, mean, work)
     if task & WRITE:
         _channels.invert_deviations(count, eps, m2, invstd)
         coefficients = _channels.forward_coefficients(plan, x, weight, bias, mean, invstd)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+from . import _validate
+
 _team = threading.Lock()
 _chosen: int | None = None
 _launched = False  # has this process, or the one that it was forked from, started a team?
@@ -100,12 +102,11 @@ def set_num_threads(k: int) -> None:
     >>> fastbn.set_num_threads(before)
     """
     global _chosen
-    if isinstance(k, bool) or not hasattr(k, "__index__"):
-        raise TypeError(f"k should be an integer, got {type(k).__name__}")
+    k = _validate.integer("k", k)
     most = int(limits()["NUMBA_NUM_THREADS"])
     if not 1 <= k <= most:
         raise ValueError(f"k should be from 1 to {most} (NUMBA_NUM_THREADS), got {k}")
-    _chosen = int(k)
+    _chosen = k
 
 
 def decided_by() -> str:

@@ -52,10 +52,11 @@ def integer(name: str, value) -> int:
         raise TypeError(f"{name} should be an integer, got {type(value).__name__}") from None
 
 
-def positive(name: str, value) -> int:
+def whole(name: str, value, least: int) -> int:
+    """An integer of at least so much."""
     result = integer(name, value)
-    if result < 1:
-        raise ValueError(f"{name} should be at least 1, got {result}")
+    if result < least:
+        raise ValueError(f"{name} should be at least {least}, got {result}")
     return result
 
 
@@ -116,9 +117,13 @@ def running(name: str, value, channels: int) -> None:
 def number(name: str, value, least: float = -math.inf, most: float = math.inf) -> float:
     """A real number in a range, which excludes NaN."""
     try:
+        if isinstance(value, str | bytes):
+            raise TypeError
         result = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} should be a real number, got {type(value).__name__}") from None
+    except OverflowError:
+        raise ValueError(f"{name} should fit a float64, got an integer beyond it") from None
     if not least <= result <= most:
         wanted = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
         raise ValueError(f"{name} should be {wanted}, got {result}")
@@ -127,8 +132,8 @@ def number(name: str, value, least: float = -math.inf, most: float = math.inf) -
 
 def output(name: str, out, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """An array to write into."""
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"{name} should be a NumPy array, got {type(out).__name__}")
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"{name} should be a plain NumPy array, got {type(out).__name__}")
     if out.shape != shape:
         raise ValueError(f"{name} should have shape {shape}, got {out.shape}")
     if out.dtype != dtype:
@@ -155,6 +160,11 @@ def gradient(name: str, dy: np.ndarray, shape: tuple[int, ...]) -> None:
         raise TypeError(f"{name} should be a floating-point array, got dtype {dy.dtype}")
 
 
+def _steps(a: np.ndarray) -> list[int]:
+    """Strides that matter: an axis of length 1 may have any."""
+    return [stride for stride, length in zip(a.strides, a.shape, strict=True) if length > 1]
+
+
 def overlap(out: np.ndarray, alias: np.ndarray | None, **others: np.ndarray | None) -> None:
     """``out`` may be exactly ``alias``; it may share no other memory with what is read."""
     for name, other in others.items():
@@ -163,8 +173,8 @@ def overlap(out: np.ndarray, alias: np.ndarray | None, **others: np.ndarray | No
         same = (
             other is alias
             and out.__array_interface__["data"] == other.__array_interface__["data"]
-            and out.strides == other.strides
             and out.shape == other.shape
+            and _steps(out) == _steps(other)
             and out.dtype == other.dtype
         )
         if not same and np.shares_memory(out, other):

@@ -98,7 +98,7 @@ def _forward(x, gamma, beta, bn_param: dict, rank: int) -> tuple[np.ndarray, Sav
     if not isinstance(bn_param, dict):
         raise TypeError(f"bn_param should be a dict, got {type(bn_param).__name__}")
     mode = bn_param.get("mode")
-    if mode not in ("train", "test"):
+    if not isinstance(mode, str) or mode not in ("train", "test"):
         raise ValueError(f'Invalid forward batchnorm mode "{mode}"')
     x = _validate.array("x", x)
     if x.ndim != rank:
@@ -107,6 +107,8 @@ def _forward(x, gamma, beta, bn_param: dict, rank: int) -> tuple[np.ndarray, Sav
     eps = _validate.number("eps", bn_param.get("eps", 1e-5), 0.0)
     momentum = _validate.number("momentum", bn_param.get("momentum", 0.9))
     dtype, channels = _validate.dtypes("x", x.dtype)[1], x.shape[1]
+    for name, value in (("gamma", gamma), ("beta", beta)):
+        _validate.vector(name, value, channels)
     running = {}
     for name in ("running_mean", "running_var"):
         value = bn_param.get(name)
@@ -118,7 +120,8 @@ def _forward(x, gamma, beta, bn_param: dict, rank: int) -> tuple[np.ndarray, Sav
         return normalize(x, fixed, gamma, beta, eps=eps), None
     out, cache = forward_any(x, gamma, beta, eps, 1, None, None, least=1)
     for name, old in running.items():
-        running[name] = old.astype(_validate.dtypes(name, old.dtype)[1])
+        kept = np.dtype(np.float64) if old.dtype.kind in "iub" else old.dtype
+        running[name] = old.astype(kept.newbyteorder("="))
     mean, var = running.values()
     move_running_stats(mean, var, cache.moments, 1.0 - momentum, 0, "propagate")
     bn_param.update(running)
@@ -159,7 +162,9 @@ def batchnorm_backward(dout, cache: Saved) -> tuple[np.ndarray, np.ndarray, np.n
         raise TypeError(
             f"cache should come from a forward pass in train mode, got {type(cache).__name__}"
         )
-    return backward(_validate.array("dout", dout), cache)[:3]
+    dout = _validate.array("dout", dout)
+    _validate.gradient("dout", dout, cache.x.shape)
+    return backward(dout, cache)[:3]
 
 
 def batchnorm_backward_alt(dout, cache: Saved) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

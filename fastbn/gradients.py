@@ -18,18 +18,24 @@ class Saved:
     channel_axis : int
         As given to the forward pass.
     weight : ndarray
-        Scale of each channel, in the dtype of the arithmetic.
+        Scale of each channel, in the dtype of the arithmetic; read-only.
     stats : Stats
         The statistics that normalised `x`.
     fixed : bool
         Whether they were given, and so are constants to the backward pass.
     """
 
-    __slots__ = ("_buffer", "_count", "channel_axis", "fixed", "weight", "x")
+    __slots__ = ("_buffer", "_count", "_weight", "channel_axis", "fixed", "x")
 
     def __init__(self, x, channel_axis, weight, buffer, count, fixed):
-        self.x, self.channel_axis, self.weight = x, channel_axis, weight
+        self.x, self.channel_axis, self._weight = x, channel_axis, weight
         self._buffer, self._count, self.fixed = buffer, count, fixed
+
+    @property
+    def weight(self) -> np.ndarray:
+        view = self._weight.view()
+        view.flags.writeable = False
+        return view
 
     @property
     def moments(self) -> Moments:
@@ -167,12 +173,12 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     """
     if not isinstance(saved, Saved):
         raise TypeError(f"saved should come from forward, got {type(saved).__name__}")
-    if len(needs) != 3:
+    if not isinstance(needs, tuple | list) or len(needs) != 3:
         raise ValueError(f"needs should be three bools (dx, dweight, dbias), got {needs!r}")
     dy = _validate.array("dy", dy)
     x, layout = _layout.see(saved.x, saved.channel_axis)
     _validate.gradient("dy", dy, layout.shape)
-    _call.check_out(out, layout, dy, dy=dy, x=saved.x, weight=saved.weight)
+    _call.check_out(out, layout, dy, dy=dy, x=saved.x, weight=saved._weight)
     channels = layout.channels
     if layout.plan is None:
         dx = _layout.Target(layout, out).finish()
@@ -193,7 +199,7 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
         x,
         _layout.flatten(dy, layout),
         x if target is None else target.flat,
-        saved.weight,
+        saved._weight,
         saved._buffer,
         dweight,
         dbias,

@@ -75,7 +75,7 @@ class BatchNorm:
         nonfinite: str = "propagate",
     ):
         if num_features is not None:
-            num_features = _validate.positive("num_features", num_features)
+            num_features = _validate.whole("num_features", num_features, 1)
         if momentum is not None:
             momentum = _validate.number("momentum", momentum)
         _validate.choice("nonfinite", nonfinite, ("propagate", "skip", "raise"))
@@ -99,7 +99,7 @@ class BatchNorm:
             self._allocate(num_features)
 
     def _allocate(self, channels: int) -> None:
-        self.num_features = channels
+        self.num_features = _validate.whole("num_features", channels, 1)
         if self.affine:
             self.weight, self.bias = (np.ones(channels, self.dtype), np.zeros(channels, self.dtype))
             self.weight_grad = np.zeros(channels, self.dtype)
@@ -262,6 +262,8 @@ class BatchNorm:
         TypeError, ValueError
             If a value is of the wrong kind or shape; nothing is changed.
         """
+        if not hasattr(state, "keys"):
+            raise TypeError(f"state should be a mapping, got {type(state).__name__}")
         wanted = set(self._state())
         if self.track_running_stats:
             wanted.add("num_batches_tracked")
@@ -272,13 +274,14 @@ class BatchNorm:
         vectors = sorted(wanted - {"num_batches_tracked"})
         channels = self.num_features
         if channels is None and vectors:
-            channels = np.size(state[vectors[0]])
+            channels = _validate.array(vectors[0], state[vectors[0]]).size
         new = {
-            name: _validate.vector(name, state[name], channels or 0, self.dtype) for name in vectors
+            name: np.array(_validate.vector(name, state[name], channels or 0), self.dtype)
+            for name in vectors
         }
         count = self.num_batches_tracked
         if self.track_running_stats:
-            count = _validate.integer("num_batches_tracked", state["num_batches_tracked"])
+            count = _validate.whole("num_batches_tracked", state["num_batches_tracked"], 0)
         if self.num_features is None and channels is not None:
             self._allocate(channels)
         for name, value in new.items():

@@ -57,6 +57,9 @@ class Stats:
             object.__setattr__(self, name, value)
         return self
 
+    def __reduce__(self):
+        return _new, (self.count, self.mean, self.m2)  # read-only again
+
     @classmethod
     def empty(cls, channels: int) -> "Stats":
         """Statistics of no values, for `channels` channels."""
@@ -178,6 +181,8 @@ def merge_stats(stats: Iterable[Stats]) -> Stats:
     >>> np.allclose(fastbn.merge_stats(parts).var(), x.var(axis=0))
     True
     """
+    if isinstance(stats, Stats) or not isinstance(stats, Iterable):
+        raise TypeError(f"stats should be an iterable of Stats, got {type(stats).__name__}")
     parts = list(stats)
     for part in parts:
         if not isinstance(part, Stats):
@@ -192,7 +197,7 @@ def merge_stats(stats: Iterable[Stats]) -> Stats:
         return parts[0]
     total = math.fsum(part.count for part in parts)
     origin = parts[0].mean
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
         moved = [part.mean - origin for part in parts]
         shift = sum((part.count / total) * d for part, d in zip(parts[1:], moved[1:], strict=True))
         m2 = sum(
@@ -268,7 +273,7 @@ def move_running_stats(
     count, mean, m2 = moments
     if count == 0:
         return False
-    with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
         var = m2 / (count - ddof if count > ddof else count)
         if nonfinite != "propagate":
             bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(var)))
@@ -282,5 +287,5 @@ def move_running_stats(
             if running is not None:
                 moved = np.multiply(running, 1.0 - momentum, dtype=np.float64)
                 moved += momentum * new
-                running[...] = moved
+                running[...] = moved  # nothing that can fail comes between the two
     return True
