@@ -10,7 +10,7 @@ from numba import prange
 
 from . import _channels, _columns, _plan, _rows
 from ._jit import block, kernel
-from ._runs import THREE, ZERO, aligned
+from ._runs import ONE, THREE, ZERO, aligned
 
 # What a pass has to do, as a sum of these.
 REDUCE, WRITE, FIXED = 1, 2, 4
@@ -20,6 +20,12 @@ REDUCE, WRITE, FIXED = 1, 2, 4
 def _workspace(threads, plan, stats):
     """Partial sums, a shift a channel, and three vectors a tile for each thread's columns."""
     return aligned(plan[_plan.SCRATCH] + THREE * plan[_plan.TILE_ROOM] * threads, stats)
+
+
+@block
+def _few(plan):
+    """Whether one thread merges the partial sums sooner than a team starts."""
+    return plan[_plan.PARTS] * plan[_plan.C] <= np.uintp(8192)
 
 
 @block
@@ -49,13 +55,16 @@ def forward(team, plan, task, x, out, weight, bias, stats, count, eps):
     invstd = stats[channels + channels :]
     if task & REDUCE:
         work = _workspace(threads, plan, stats)
-        far = np.empty(team, np.bool_)
+        far = np.zeros(team, np.bool_)
         _channels.shift_near(plan, x, work)
         for attempt in range(2):
             for t in prange(team):
                 _reduce(np.uintp(t), threads, plan, x, None, work)
-            for t in prange(team):
-                far[t] = _channels.merge_moments(np.uintp(t), threads, plan, x, work, mean, m2)
+            if _few(plan):
+                far[0] = _channels.merge_moments(ZERO, ONE, plan, x, work, mean, m2)
+            else:
+                for t in prange(team):
+                    far[t] = _channels.merge_moments(np.uintp(t), threads, plan, x, work, mean, m2)
             if attempt == 1 or not far.any():
                 break
             _channels.recentre(plan, mean, work)
@@ -79,8 +88,11 @@ def backward(team, plan, task, x, dy, out, weight, stats, dweight, dbias):
         _channels.shift_to_mean(plan, mean, work)
         for t in prange(team):
             _reduce(np.uintp(t), threads, plan, x, dy, work)
-        for t in prange(team):
-            _channels.merge_gradients(np.uintp(t), threads, plan, work, invstd, dweight, dbias)
+        if _few(plan):
+            _channels.merge_gradients(ZERO, ONE, plan, work, invstd, dweight, dbias)
+        else:
+            for t in prange(team):
+                _channels.merge_gradients(np.uintp(t), threads, plan, work, invstd, dweight, dbias)
     if task & WRITE:
         coefficients = _channels.backward_coefficients(
             plan, task & FIXED, x, weight, mean, invstd, work
