@@ -15,8 +15,8 @@ class Saved:
     ----------
     x : ndarray
         The input itself, not a copy: it must not change before the backward pass.
-    channel_axis : int
-        As given to the forward pass.
+    layout : Layout
+        How its values lie in memory, and which axis holds the channels.
     weight : ndarray
         Scale of each channel, in the dtype of the arithmetic; read-only.
     stats : Stats
@@ -25,10 +25,10 @@ class Saved:
         Whether they were given, and so are constants to the backward pass.
     """
 
-    __slots__ = ("_buffer", "_count", "_weight", "channel_axis", "fixed", "x")
+    __slots__ = ("_buffer", "_count", "_weight", "fixed", "layout", "x")
 
-    def __init__(self, x, channel_axis, weight, buffer, count, fixed):
-        self.x, self.channel_axis, self._weight = x, channel_axis, weight
+    def __init__(self, x, layout, weight, buffer, count, fixed):
+        self.x, self.layout, self._weight = x, layout, weight
         self._buffer, self._count, self.fixed = buffer, count, fixed
 
     @property
@@ -128,7 +128,7 @@ def forward_any(x, weight, bias, eps, channel_axis, stats, out, least) -> tuple[
         task = _passes.REDUCE | _passes.WRITE
         buffer, count = np.empty(3 * layout.channels), float(layout.n)
     y = _call.run_forward(flat, layout, scale, shift, eps, buffer, count, task, out)
-    return y, Saved(x, layout.axis, scale, buffer, count, stats is not None)
+    return y, Saved(x, layout, scale, buffer, count, stats is not None)
 
 
 def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | None = None) -> Grads:
@@ -176,7 +176,7 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     if not isinstance(needs, tuple | list) or len(needs) != 3:
         raise ValueError(f"needs should be three bools (dx, dweight, dbias), got {needs!r}")
     dy = _validate.array("dy", dy)
-    x, layout = _layout.see(saved.x, saved.channel_axis)
+    layout = saved.layout
     _validate.gradient("dy", dy, layout.shape)
     _call.check_out(out, layout, dy, dy=dy, x=saved.x, weight=saved._weight)
     channels = layout.channels
@@ -184,6 +184,7 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
         dx = _layout.Target(layout, out).finish()
         grads = (dx, np.zeros(channels, layout.compute), np.zeros(channels, layout.compute))
         return Grads(*(g if need else None for g, need in zip(grads, needs, strict=True)))
+    x = _layout.flatten(saved.x, layout)
     task = _passes.FIXED if saved.fixed else 0
     if needs[1] or needs[2] or not saved.fixed:
         task |= _passes.REDUCE
