@@ -108,8 +108,8 @@ def batch_stats(x, *, channel_axis: int = 1) -> Stats:
 
     Notes
     -----
-    One pass over the data, shifted by each channel's first value and merged block by block (Welford
-    1962; Chan, Golub & LeVeque 1983).
+    One pass over the data, shifted to near each channel's mean and merged block by block (Welford
+    1962; Chan, Golub & LeVeque 1983); a second one where a first value was an outlier.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""What batch norm is, three times over: a float64 oracle, exact arithmetic, and the textbook code.
+"""What batch norm is, twice over: a float64 oracle and exact arithmetic.
 
 Nothing here imports fastbn. The oracle is for shapes, axes and dtypes; the exact functions are for
-the last digit; the textbook functions are what `fastbn` is timed against.
+the last digit.
 """
 
 import math
@@ -149,29 +149,3 @@ def numeric_gradient(loss, a, h=1e-3):
         a[index] = old
         out[index] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * h)
     return out
-
-
-# --- the textbook: what a student of CS231n writes -----------------------------------------------
-
-
-def textbook_forward(x, gamma, beta, bn_param):
-    """Batch norm over the rows of (N, D), one NumPy operation a line of the algorithm."""
-    eps, momentum = bn_param.get("eps", 1e-5), bn_param.get("momentum", 0.9)
-    running_mean = bn_param.get("running_mean", np.zeros(x.shape[1], x.dtype))
-    running_var = bn_param.get("running_var", np.zeros(x.shape[1], x.dtype))
-    if bn_param["mode"] == "test":
-        return gamma * (x - running_mean) / np.sqrt(running_var + eps) + beta, None
-    mean, var = x.mean(axis=0), x.var(axis=0)
-    std = np.sqrt(var + eps)
-    xhat = (x - mean) / std
-    bn_param["running_mean"] = momentum * running_mean + (1 - momentum) * mean
-    bn_param["running_var"] = momentum * running_var + (1 - momentum) * var
-    return gamma * xhat + beta, (xhat, gamma, std)
-
-
-def textbook_backward(dout, cache):
-    """(dx, dgamma, dbeta) from what `textbook_forward` kept."""
-    xhat, gamma, std = cache
-    dbeta, dgamma = dout.sum(axis=0), (dout * xhat).sum(axis=0)
-    n = dout.shape[0]
-    return gamma / (n * std) * (n * dout - dbeta - xhat * dgamma), dgamma, dbeta
