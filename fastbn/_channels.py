@@ -3,49 +3,54 @@
 Statistics are sums of d and d^2 around one shift a channel (Chan, Golub & LeVeque 1983): they
 merge by addition, exactly as far as float64 goes, and only the end adds the shift: merging rounded
 means costs hundreds of ulp of variance when the mean is 10,000 times the deviation.
+
+Channels first..last are a thread's share of them.
 """
 
 import numpy as np
 
 from . import _plan
-from ._columns import expand
+from ._columns import expand, lead
 from ._jit import block
-from ._runs import EIGHT, FOUR, ONE, ZERO, aligned
+from ._runs import EIGHT, FOUR, ONE, ZERO, aligned, lanes_of
+
+# Squares of float32 below 2^-126 lose digits, below 2^-149 they vanish; their mean must be so far
+# above that what is lost is nothing.
+TINY = 2.0**-100
 
 
 @block
-def shift_near(plan, x, work):
-    """Shift by each channel's first value: near the data, and exact for a constant channel.
+def shift_near(plan, first, last, x, work):
+    """Shift by the mean of four values spread over each channel (eight of float64).
 
-    For float64, whose last digits feel a shift of a few deviations, by the mean of eight values
-    spread over the data.
+    Near the data, and exact for a constant channel: the squared distance of shift and mean, in
+    variances, is the factor by which rounding errors grow. Kept to the data's precision.
     """
     n, c, run = plan[_plan.N], plan[_plan.C], plan[_plan.L]
-    shift = work[plan[_plan.SHIFT] : plan[_plan.SHIFT] + c]
-    for j in range(c):
-        first = np.float64(x[j * run])
-        shift[j] = first if np.isfinite(first) else 0.0
-    if x.itemsize == 8:
-        for k in range(ONE, EIGHT):
-            o = n * k // EIGHT * c * run + run * k // EIGHT
-            for j in range(c):
-                step = (np.float64(x[o + j * run]) - np.float64(x[j * run])) * 0.125
-                shift[j] += step if np.isfinite(step) else 0.0
+    base = plan[_plan.SHIFT]
+    points = EIGHT if x.itemsize == 8 else FOUR
+    for j in range(first, last):
+        value = np.float64(x[j * run])
+        work[base + j] = value if np.isfinite(value) else 0.0
+    for k in range(ONE, points):
+        o = n * k // points * c * run + run * k // points
+        for j in range(first, last):
+            step = (np.float64(x[o + j * run]) - np.float64(x[j * run])) / np.float64(points)
+            work[base + j] += step if np.isfinite(step) else 0.0
+    for j in range(first, last):
+        work[base + j] = x.dtype.type(work[base + j])
 
 
 @block
-def shift_to_mean(plan, mean, work):
-    """Shift by each channel's mean."""
-    for j in range(plan[_plan.C]):
-        work[plan[_plan.SHIFT] + j] = mean[j]
+def shift_to(plan, first, last, x, mean, work):
+    """Shift by each channel's mean, to the data's precision.
 
-
-@block
-def recentre(plan, mean, work):
-    """`shift_to_mean` for data: infinity minus infinity would be NaN in a channel that is fine."""
-    for j in range(plan[_plan.C]):
-        if np.isfinite(mean[j]):
-            work[plan[_plan.SHIFT] + j] = mean[j]
+    Not where it is infinite: infinity minus infinity would be NaN in a channel that is fine.
+    """
+    for j in range(first, last):
+        shift = x.dtype.type(mean[j])
+        if np.isfinite(shift):
+            work[plan[_plan.SHIFT] + j] = shift
 
 
 @block
@@ -56,7 +61,7 @@ def _add(out, values):
 
 @block
 def _merge(plan, first, last, work):
-    """Add up the partial sums of channels first..last, in order, into part 0."""
+    """Add up the partial sums, in order, into part 0."""
     c, parts = plan[_plan.C], plan[_plan.PARTS]
     for start in (ZERO, parts * c):
         total = work[start + first : start + last]
@@ -66,38 +71,51 @@ def _merge(plan, first, last, work):
 
 
 @block
-def merge_moments(t, threads, plan, x, work, mean, m2):
-    """The mean and sum of squared deviations of the t-th share of the channels.
+def merge_moments(plan, first, last, x, work, mean, m2):
+    """The mean and sum of squared deviations.
 
-    Returns whether a shift lay so far from its mean that digits were lost (an outlier came first):
-    its squared distance, in variances, is the factor by which rounding errors of m2 grow.
+    Returns whether digits were lost: a shift lay far from its mean (an outlier was near the
+    channel's beginning), or float32 could not hold the squares.
     """
-    c, parts, shift = plan[_plan.C], plan[_plan.PARTS], plan[_plan.SHIFT]
-    first, last = c * t // threads, c * (t + ONE) // threads
+    c, parts, base = plan[_plan.C], plan[_plan.PARTS], plan[_plan.SHIFT]
     _merge(plan, first, last, work)
     n = np.float64(plan[_plan.N] * plan[_plan.L])
-    limit = 65536.0 if x.itemsize == 4 else 4.0
-    far = False
+    lost = False
     for j in range(first, last):
         s1, s2 = work[j], work[parts * c + j]
         d = s1 / n
-        mean[j] = work[shift + j] + d
+        mean[j] = work[base + j] + d
         # A comparison with NaN is false: it stays, and is never negative by rounding.
         squares = s2 - s1 * d
         m2[j] = 0.0 if squares < 0.0 else squares
-        far = far or s1 * d > limit * squares
-    return far
+        if x.itemsize == 4:
+            lost = lost or not (s1 * d <= 16.0 * squares and s2 > TINY * n and s2 < np.inf)
+        else:
+            lost = lost or s1 * d > 4.0 * squares
+    return lost
 
 
 @block
-def merge_gradients(t, threads, plan, work, invstd, dweight, dbias):
-    """dweight and dbias of the t-th share of the channels; the sums stay in part 0."""
-    c, parts = plan[_plan.C], plan[_plan.PARTS]
-    first, last = c * t // threads, c * (t + ONE) // threads
+def merge_gradients(plan, first, last, x, work, mean, invstd, dweight, dbias):
+    """dweight and dbias; the sums of dy and dy * (x - mean) stay in part 0.
+
+    Returns whether float32 could not hold the products.
+    """
+    second = plan[_plan.PARTS] * plan[_plan.C]
     _merge(plan, first, last, work)
+    n = np.float64(plan[_plan.N] * plan[_plan.L])
+    lost = False
     for j in range(first, last):
-        dweight[j] = work[parts * c + j] * invstd[j]
-        dbias[j] = work[j]
+        s1, s2 = work[j], work[second + j]
+        if x.itemsize == 4:
+            # Where all is 0, dy is: a channel below a dead unit.
+            tiny = abs(s2) <= TINY * n and (s1 != 0.0 or s2 != 0.0)
+            lost = lost or tiny or not (abs(s1) < np.inf and abs(s2) < np.inf)
+        s2 += (work[plan[_plan.SHIFT] + j] - mean[j]) * s1
+        work[second + j] = s2
+        dweight[j] = s2 * invstd[j]
+        dbias[j] = s1
+    return lost
 
 
 @block
@@ -110,41 +128,42 @@ def invert_deviations(count, eps, m2, invstd):
 
 @block
 def _coefficients(plan, like):
-    """Room for four vectors of one coefficient a channel."""
+    """Room for four coefficients of each channel, or of each column of a wide row."""
     room = max(plan[_plan.C], plan[_plan.WRITE_ROOM])
     return aligned(FOUR * room, like).reshape(4, np.intp(room))
 
 
 @block
-def _widen(plan, channels):
-    """The coefficients as wide as a row that `_columns.write` sees at once."""
-    c, wide = plan[_plan.C], plan[_plan.WRITE_WIDTH]
-    if wide == c:
+def _widen(plan, channels, target):
+    """The coefficients as `_columns.write` reads them: of a wide row, and of a vector more."""
+    if plan[_plan.WRITE_BY_ROWS] != ZERO:
         return channels
+    c, wide = plan[_plan.C], plan[_plan.WRITE_WIDTH]
+    before = lead(target) if plan[_plan.ALIGN] != ZERO else ZERO
     out = _coefficients(plan, channels)
     for k in range(4):
-        expand(channels[k, :c], ZERO, plan[_plan.L], wide, out[k])
+        expand(channels[k, :c], ZERO, plan[_plan.L], wide + lanes_of(out), out[k, before:])
     return out
 
 
 @block
-def forward_coefficients(plan, x, weight, bias, mean, invstd):
+def forward_coefficients(plan, target, weight, bias, mean, invstd):
     """m, b, c of ``y = (x - m) * b + c``.
 
     m is the mean rounded to the data's precision, c takes up what was rounded off: with |mean|
     much larger than the deviation, x - m is exact, where x * b + c loses thousands of ulp.
     """
-    out = _coefficients(plan, x)
+    out = _coefficients(plan, target)
     for j in range(plan[_plan.C]):
         scale = weight[j] * invstd[j]
         out[0, j] = mean[j]
         out[1, j] = scale
         out[2, j] = bias[j] + (np.float64(out[0, j]) - mean[j]) * scale
-    return _widen(plan, out)
+    return _widen(plan, out, target)
 
 
 @block
-def backward_coefficients(plan, fixed, x, weight, mean, invstd, work):
+def backward_coefficients(plan, fixed, target, weight, mean, invstd, work):
     """m, b, c, a of ``dx = (dy + (x - m) * b + c) * a`` (Ioffe & Szegedy 2015, section 3).
 
     dx = weight * invstd * (dy - mean(dy) - (x - mean) * invstd^2 * mean(dy * (x - mean))); the
@@ -152,7 +171,7 @@ def backward_coefficients(plan, fixed, x, weight, mean, invstd, work):
     """
     second = plan[_plan.PARTS] * plan[_plan.C]
     n = np.float64(plan[_plan.N] * plan[_plan.L])
-    out = _coefficients(plan, x)
+    out = _coefficients(plan, target)
     for j in range(plan[_plan.C]):
         out[3, j] = weight[j] * invstd[j]
         if not fixed:
@@ -160,4 +179,4 @@ def backward_coefficients(plan, fixed, x, weight, mean, invstd, work):
             out[0, j] = mean[j]
             out[1, j] = slope
             out[2, j] = (np.float64(out[0, j]) - mean[j]) * slope - work[j] / n
-    return _widen(plan, out)
+    return _widen(plan, out, target)

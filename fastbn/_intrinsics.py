@@ -1,10 +1,13 @@
 """Explicit vectors of 64 bytes, for what LLVM's loop vectoriser does badly or not at all.
 
-Each operation is one source for a whole vector and for a single value. ``affine`` computes a
-vector of an output; a vector that overlaps its neighbour replaces the scalar remainder, so rows of
-49 values, float32, take 40 us instead of 81 at (32, 512, 7, 7), where a copy takes 35.
-``affine_stream`` stores past the caches: a forward pass at (32, 64, 112, 112) takes 5.8 ms instead
-of 6.9 (through a buffer in L1 it gains nothing). ``accumulate`` adds rows to their columns' sums.
+``affine`` computes a vector of an output; ``affine_stream`` stores it past the caches, and
+``affine_pair`` serves a vector in which one channel's run ends and the next begins, so that all of
+them lie on cache lines. ``accumulate`` adds rows to the sums of their columns, ``sum_run`` sums a
+run.
+
+Sums of a handful of terms are taken in the data's own precision and added up in float64: float32
+data then run at the speed of a bare read pass, where converting each value first takes twice as
+long in the caches. The ``exact`` variants convert first, for what float32 cannot square.
 """
 
 import numpy as np
@@ -13,120 +16,63 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
 
-VECTOR_BYTES = 64
-_INT = ir.IntType(32)
+from ._vectors import CHAIN, UNROLL, VECTOR_BYTES, Emitter, RunSum
 
 
-class _Emitter:
-    """Emits vector code for an intrinsic whose arguments are known by name."""
-
-    def __init__(self, context, builder, names, signature, args, vector):
-        self.context, self.builder = context, builder
-        self.types = dict(zip(names, signature.args, strict=True))
-        self.values = dict(zip(names, args, strict=True))
-        dtype = self.types["x"].dtype if self.has("x") else self.types["dy"].dtype
-        self.lanes = VECTOR_BYTES // (dtype.bitwidth // 8) if vector else 1
-
-    def has(self, name):
-        return self.types[name] != types.none
-
-    def pointer(self, name, offset):
-        """Where the vector at ``name[offset]`` lies, and the size of an element."""
-        dtype = self.types[name].dtype
-        array = self.context.make_array(self.types[name])(
-            self.context, self.builder, self.values[name]
-        )
-        shape = ir.VectorType(self.context.get_data_type(dtype), self.lanes)
-        address = self.builder.gep(array.data, [offset])
-        return self.builder.bitcast(address, shape.as_pointer()), dtype.bitwidth // 8
-
-    def load(self, name, offset):
-        """The vector at ``name[offset]``; a scalar is repeated."""
-        if not isinstance(self.types[name], types.Array):
-            return self.splat(self.values[name])
-        pointer, size = self.pointer(name, offset)
-        value = self.builder.load(pointer)
-        value.align = size
-        return value
-
-    def splat(self, scalar):
-        undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
-        first = self.builder.insert_element(undefined, scalar, ir.Constant(_INT, 0))
-        everywhere = ir.Constant(ir.VectorType(_INT, self.lanes), [0] * self.lanes)
-        return self.builder.shuffle_vector(first, undefined, everywhere)
-
-    def double(self, value):
-        """As float64."""
-        wide = ir.VectorType(ir.DoubleType(), self.lanes)
-        return value if value.type == wide else self.builder.fpext(value, wide)
-
-    def multiply_add(self, a, b, c):
-        """``a * b + c``, rounded once where the processor can: the same way at every place."""
-        kind = ir.FunctionType(a.type, [a.type, a.type, a.type])
-        name = f"llvm.fmuladd.v{self.lanes}{a.type.element.intrinsic_name}"
-        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
-        return self.builder.call(function, [a, b, c])
-
-    def store(self, value, name, offset, stream=False):
-        pointer, size = self.pointer(name, offset)
-        instruction = self.builder.store(value, pointer)
-        instruction.align = VECTOR_BYTES if stream else size
-        if stream:
-            one = self.builder.module.add_metadata([ir.Constant(_INT, 1)])
-            instruction.set_metadata("nontemporal", one)
-
-    def prefetch(self, name, offset):
-        """Ask for the cache line; an address past the end does no harm."""
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
-        function = self.builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        address = self.builder.bitcast(self.pointer(name, offset)[0], byte)
-        read, keep, data = _INT(0), _INT(3), _INT(1)
-        self.builder.call(function, [address, read, keep, data])
-
-
-def _make_affine(vector: bool, stream: bool):
+def _make_affine(vector=True, stream=False, pair=False):
     """``out[o:] = ((dy[o:] +) (x[o:] - m) * b + c) (* a)``.
 
     Without ``dy`` there is no factor ``a``; without ``x`` the result is ``dy * a``. The
-    coefficients are scalars, or arrays that are read from ``p``. A streaming store needs an
-    aligned address.
+    coefficients are scalars, or arrays that are read from ``p``. With ``pair`` they are those at p
+    for the first k values, and those at q for the others. A streaming store needs an aligned
+    address.
     """
+    names = ("out", "x", "dy", "o", "m", "b", "c", "a", "p", *(("q", "k") if pair else ()))
+
+    def codegen(context, builder, signature, args):
+        emit = Emitter(context, builder, names, signature, args, vector)
+        o, p = emit.values["o"], emit.values["p"]
+        first = emit.before(emit.values["k"]) if pair else None
+
+        def coefficient(name):
+            if not pair:
+                return emit.load(name, p)
+            here, there = emit.element(name, p), emit.element(name, emit.values["q"])
+            return builder.select(first, here, there)
+
+        result = None
+        if emit.has("x"):
+            centred = builder.fsub(emit.load("x", o), coefficient("m"))
+            result = emit.multiply_add(centred, coefficient("b"), coefficient("c"))
+        if emit.has("dy"):
+            dy = emit.load("dy", o)
+            total = dy if result is None else builder.fadd(dy, result)
+            result = builder.fmul(total, coefficient("a"))
+        emit.store(result, "out", o, stream)
+        return context.get_dummy_value()
+
+    index = types.uintp
+    if pair:
+
+        @intrinsic
+        def affine_pair(typing, out, x, dy, o, m, b, c, a, p, q, k):
+            return types.void(out, x, dy, index, m, b, c, a, index, index, index), codegen
+
+        return affine_pair
 
     @intrinsic
     def affine(typing, out, x, dy, o, m, b, c, a, p):
-        names = ("out", "x", "dy", "o", "m", "b", "c", "a", "p")
-
-        def codegen(context, builder, signature, args):
-            emit = _Emitter(context, builder, names, signature, args, vector)
-            o, p = emit.values["o"], emit.values["p"]
-            result = None
-            if emit.has("x"):
-                centred = builder.fsub(emit.load("x", o), emit.load("m", p))
-                result = emit.multiply_add(centred, emit.load("b", p), emit.load("c", p))
-            if emit.has("dy"):
-                dy = emit.load("dy", o)
-                total = dy if result is None else builder.fadd(dy, result)
-                result = builder.fmul(total, emit.load("a", p))
-            emit.store(result, "out", o, stream)
-            return context.get_dummy_value()
-
-        return types.void(out, x, dy, types.uintp, m, b, c, a, types.uintp), codegen
+        return types.void(out, x, dy, index, m, b, c, a, index), codegen
 
     return affine
 
 
-def _rows_at_once(with_dy: bool) -> int:
-    return 4 if with_dy else 8
+def _make_accumulate(rows, vectors=1, ahead=False, vector=True, exact=False):
+    """Add d and d * d, d = x - shift, of some rows to the float64 sums of columns from j on.
 
-
-def _make_accumulate(vector: bool, several: bool, ahead: bool = False):
-    """Add d and d * d, d = x - shift, of a row to the sums of its columns from ``j`` on.
-
-    With ``dy``: dy and dy * d. A row has ``width`` values, the first begins at ``o``. In float64
-    for every dtype: nothing overflows and nothing cancels. ``several`` takes eight rows, or four
-    with ``dy``: eight lines of memory, as more would not fit one set of an L1 cache when rows are a
-    multiple of 4 KB apart. ``ahead`` prefetches the next rows.
+    With ``dy``: dy and dy * d. A row has ``width`` values, the first begins at ``o``. ``vectors``
+    are taken side by side. ``ahead`` prefetches the block of as many rows that follows, line by
+    line in the order of memory.
     """
 
     @intrinsic
@@ -134,33 +80,81 @@ def _make_accumulate(vector: bool, several: bool, ahead: bool = False):
         names = ("x", "dy", "o", "width", "shift", "s1", "s2", "j")
 
         def codegen(context, builder, signature, args):
-            emit = _Emitter(context, builder, names, signature, args, vector)
+            emit = Emitter(context, builder, names, signature, args, vector)
             width, j = emit.values["width"], emit.values["j"]
-            rows = _rows_at_once(emit.has("dy")) if several else 1
-            offset = builder.add(emit.values["o"], j)
-            shift = emit.load("shift", j)
-            next_rows = builder.mul(width, ir.Constant(width.type, rows))
-            total = squares = None
+
+            def number(n):
+                return ir.Constant(width.type, n)
+
+            columns = [builder.add(j, number(v * emit.lanes)) for v in range(vectors)]
+            shifts = [emit.load("shift", column) for column in columns]
+            start = emit.values["o"]
+            following = builder.add(start, builder.mul(number(rows), builder.add(width, j)))
+            sums = [None] * vectors
             for _ in range(rows):
-                d = builder.fsub(emit.double(emit.load("x", offset)), shift)
-                u = emit.double(emit.load("dy", offset)) if emit.has("dy") else d
-                if total is None:
-                    total, squares = u, builder.fmul(u, d)
-                else:
-                    total, squares = builder.fadd(total, u), emit.multiply_add(u, d, squares)
-                if ahead:
-                    emit.prefetch("x", builder.add(offset, next_rows))
-                    if emit.has("dy"):
-                        emit.prefetch("dy", builder.add(offset, next_rows))
-                offset = builder.add(offset, width)
-            emit.store(builder.fadd(emit.load("s1", j), total), "s1", j)
-            emit.store(builder.fadd(emit.load("s2", j), squares), "s2", j)
+                for v, column in enumerate(columns):
+                    u, d = emit.terms(builder.add(start, column), shifts[v], exact)
+                    if sums[v] is None:
+                        sums[v] = u, builder.fmul(u, d)
+                    else:
+                        total, products = sums[v]
+                        sums[v] = builder.fadd(total, u), emit.multiply_add(u, d, products)
+                    if ahead:
+                        for name in ("x", "dy") if emit.has("dy") else ("x",):
+                            emit.prefetch(name, following)
+                        following = builder.add(following, number(emit.lanes))
+                start = builder.add(start, width)
+            for column, (total, products) in zip(columns, sums, strict=True):
+                for name, value in (("s1", total), ("s2", products)):
+                    before = emit.load(name, column)
+                    emit.store(builder.fadd(before, emit.double(value)), name, column)
             return context.get_dummy_value()
 
         index = types.uintp
         return types.void(x, dy, index, index, shift, s1, s2, index), codegen
 
     return accumulate
+
+
+def _make_sum_run(exact):
+    """``sum_run(x, dy, o, n, shift)``: sums of d and d * d, or of dy and dy * d, over a run.
+
+    d = x - shift; the run begins at o and has n values, at least as many as a vector.
+    """
+
+    @intrinsic
+    def sum_run(typing, x, dy, o, n, shift):
+        names = ("x", "dy", "o", "n", "shift")
+        result = types.UniTuple(types.float64, 2)
+
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, names, signature, args)
+            loop, n = RunSum(emit, exact), emit.values["n"]
+            vectors = builder.udiv(n, loop.number(emit.lanes))
+            steps = builder.udiv(vectors, loop.number(UNROLL))
+            whole, chain = builder.udiv(steps, loop.number(CHAIN)), loop.number(CHAIN)
+            with cgutils.for_range(builder, whole):
+                with cgutils.for_range(builder, chain):
+                    loop.step(UNROLL)
+                loop.flush()
+            with cgutils.for_range(builder, builder.urem(steps, chain)):
+                loop.step(UNROLL)
+            with cgutils.for_range(builder, builder.urem(vectors, loop.number(UNROLL))):
+                loop.step(1)
+            rest = builder.urem(n, loop.number(emit.lanes))
+            with builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))):
+                # the last vector again, as far as it is new
+                done = builder.sub(loop.number(emit.lanes), rest)
+                builder.store(builder.sub(builder.load(loop.at), done), loop.at)
+                loop.step(1, keep=builder.not_(emit.before(done)))
+            loop.flush()
+            totals = [emit.total(builder.load(total)) for total in loop.totals]
+            return context.make_tuple(builder, result, totals)
+
+        element = x.dtype
+        return result(x, dy, types.uintp, types.uintp, element), codegen
+
+    return sum_run
 
 
 def _make_fence():
@@ -181,30 +175,55 @@ def _lanes(array, vector: bool) -> int:
     return VECTOR_BYTES // array.itemsize if vector else 1
 
 
-def _python_affine(vector: bool):
-    def affine(out, x, dy, o, m, b, c, a, p):
-        here = slice(int(o), int(o) + _lanes(out, vector))
-        there = slice(int(p), int(p) + _lanes(out, vector))
-        m, b, c, a = (v[there] if np.ndim(v) else v for v in (m, b, c, a))
+def _python_affine(vector=True, pair=False):
+    def affine(out, x, dy, o, m, b, c, a, p, q=0, k=None):
+        n = _lanes(out, vector)
+        here = slice(int(o), int(o) + n)
+        if pair:
+            place = np.where(np.arange(n) < k, p, q).astype(np.intp)
+            m, b, c, a = (v[place] for v in (m, b, c, a))
+        else:
+            m, b, c, a = (v[int(p) : int(p) + n] if np.ndim(v) else v for v in (m, b, c, a))
         result = 0 if x is None else (x[here] - m) * b + c
         out[here] = result if dy is None else (dy[here] + result) * a
 
     return affine
 
 
-def _python_accumulate(vector: bool, several: bool):
+def _python_accumulate(rows, vectors=1, vector=True, exact=False):
     def accumulate(x, dy, o, width, shift, s1, s2, j):
-        rows = _rows_at_once(dy is not None) if several else 1
-        here = slice(int(j), int(j) + _lanes(x, vector))
+        there = slice(int(j), int(j) + vectors * _lanes(x, vector))
+        total = products = 0
         for row in range(rows):
             start = int(o) + row * int(width)
-            there = slice(start + here.start, start + here.stop)
-            d = x[there].astype(np.float64) - shift[here]
-            u = d if dy is None else dy[there].astype(np.float64)
-            s1[here] += u
-            s2[here] += u * d
+            here = slice(start + there.start, start + there.stop)
+            u, d = _python_terms(x[here], None if dy is None else dy[here], shift[there], exact)
+            total, products = total + u, products + u * d
+        s1[there] += total
+        s2[there] += products
 
     return accumulate
+
+
+def _python_terms(x, dy, shift, exact):
+    if exact:
+        x, shift = x.astype(np.float64), np.float64(shift)
+        dy = dy if dy is None else dy.astype(np.float64)
+    d = x - shift
+    return (d if dy is None else dy), d
+
+
+def _python_sum_run(exact):
+    def sum_run(x, dy, o, n, shift):
+        here = slice(int(o), int(o) + int(n))
+        u, d = _python_terms(x[here], None if dy is None else dy[here], shift, exact)
+        s1 = s2 = np.float64(0)
+        for i in range(0, u.size, CHAIN):
+            s1 += u[i : i + CHAIN].sum()
+            s2 += (u[i : i + CHAIN] * d[i : i + CHAIN]).sum()
+        return s1, s2
+
+    return sum_run
 
 
 def _no_fence():
@@ -212,20 +231,31 @@ def _no_fence():
 
 
 if config.DISABLE_JIT:
-    affine = affine_stream = _python_affine(vector=True)
+    affine = affine_stream = _python_affine()
+    affine_pair = affine_pair_stream = _python_affine(pair=True)
     affine_one = _python_affine(vector=False)
-    accumulate_rows = accumulate_rows_ahead = _python_accumulate(vector=True, several=True)
-    accumulate_rows_one = _python_accumulate(vector=False, several=True)
-    accumulate_row = _python_accumulate(vector=True, several=False)
-    accumulate_row_one = _python_accumulate(vector=False, several=False)
+    accumulate_narrow = _python_accumulate(8, 4)
+    accumulate_middle = _python_accumulate(4, 8)
+    accumulate_eight = _python_accumulate(8)
+    accumulate_eight_one = _python_accumulate(8, vector=False)
+    accumulate_four = _python_accumulate(4)
+    accumulate_four_one = _python_accumulate(4, vector=False)
+    accumulate_exact = _python_accumulate(1, exact=True)
+    accumulate_exact_one = _python_accumulate(1, vector=False, exact=True)
+    sum_run, sum_run_exact = _python_sum_run(exact=False), _python_sum_run(exact=True)
     fence = _no_fence
 else:
-    affine = _make_affine(vector=True, stream=False)
-    affine_stream = _make_affine(vector=True, stream=True)
-    affine_one = _make_affine(vector=False, stream=False)
-    accumulate_rows = _make_accumulate(vector=True, several=True)
-    accumulate_rows_ahead = _make_accumulate(vector=True, several=True, ahead=True)
-    accumulate_rows_one = _make_accumulate(vector=False, several=True)
-    accumulate_row = _make_accumulate(vector=True, several=False)
-    accumulate_row_one = _make_accumulate(vector=False, several=False)
+    affine, affine_stream = _make_affine(), _make_affine(stream=True)
+    affine_pair = _make_affine(pair=True)
+    affine_pair_stream = _make_affine(pair=True, stream=True)
+    affine_one = _make_affine(vector=False)
+    accumulate_narrow = _make_accumulate(8, 4)
+    accumulate_middle = _make_accumulate(4, 8)
+    accumulate_eight = _make_accumulate(8)
+    accumulate_eight_one = _make_accumulate(8, vector=False)
+    accumulate_four = _make_accumulate(4, ahead=True)
+    accumulate_four_one = _make_accumulate(4, vector=False)
+    accumulate_exact = _make_accumulate(1, exact=True)
+    accumulate_exact_one = _make_accumulate(1, vector=False, exact=True)
+    sum_run, sum_run_exact = _make_sum_run(exact=False), _make_sum_run(exact=True)
     fence = _make_fence()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _plan, _validate
+from . import _memory, _plan, _validate
 
 _ALIGNMENT = 64
 
@@ -102,7 +102,9 @@ def fresh(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     """A new array of the layout, flat and in shape, aligned for streaming stores if large."""
     if layout.plan is not None and layout.plan.large:
         size = layout.size * layout.compute.itemsize
-        raw = np.empty(size + _ALIGNMENT, np.uint8)
+        raw = _memory.empty(size)
+        if raw is None:
+            raw = np.empty(size + _ALIGNMENT, np.uint8)
         start = -raw.__array_interface__["data"][0] % _ALIGNMENT
         flat = raw[start : start + size].view(layout.compute)
     else:

@@ -19,17 +19,24 @@ PARTS = 3  # partial sums per channel
 REDUCE_BY_ROWS, SAMPLES, CHANNELS, PIECE = 4, 5, 6, 7  # a block of _rows.reduce
 WIDTH, TILE, HEIGHT = 8, 9, 10  # a block of _columns.reduce
 WRITE_BY_ROWS, WRITE_WIDTH = 11, 12
-AHEAD, STREAM = 13, 14  # whether to prefetch, and to store past the caches
-SHIFT, SCRATCH = 15, 16  # offsets into the workspace, behind the partial sums
-TILE_ROOM, WRITE_ROOM = 17, 18  # room for vectors that each begin on a cache line
+AHEAD, AHEAD_BACKWARD = 13, 14  # whether to sum four rows at once and prefetch, instead of eight
+ALIGN, STREAM, STREAM_BACKWARD = 15, 16, 17  # whether to store whole lines, past the caches
+SHIFT, SCRATCH = 18, 19  # offsets into the workspace, behind the partial sums
+TILE_ROOM, WRITE_ROOM = 20, 21  # room for vectors that each begin on a cache line
 
 BLOCK = 16384  # values in a block: 64 to 128 KB, a few microseconds
-WIDEN = 256  # columns up to which narrow samples are put side by side: 20 % faster than 1024
-COLUMNS = 1024  # columns in a tile: three float64 vectors of it, 24 KB, stay in L1
-TILE_VALUES, TILE_ROWS = 32768, 64  # at least, so that a tile's set-up is a few percent of it
-AHEAD_WIDTH = 512
+NARROW = 256  # bytes of a row that is summed in registers; twice as many, too
+WIDEN = 256  # columns up to which narrow samples are put side by side, so that vectors are full
+COLUMNS = 2048  # columns in a tile: their sums, 32 KB, stay in the nearest caches
+WRITE_COLUMNS = 512  # columns up to which narrow samples are put side by side to be written
+# Blocks of columns are large: their partial sums travel between cores, and (6272, 256) takes 142 us
+# in 98 blocks, 71 us in 2.
+TILE_VALUES, LEAST_TILES, MOST_TILES = 1 << 17, 8, 128
 MOST_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
+# Bytes of x, and columns, beyond which four rows at once, prefetched, are faster than eight. Fixed
+# numbers, because how many are summed in float32 shows in the last bits.
+AHEAD_BYTES, AHEAD_BYTES_BACKWARD, AHEAD_WIDTH_BACKWARD = 32 << 20, 8 << 20, 512
 
 
 class Plan(NamedTuple):
@@ -59,21 +66,41 @@ def _room(n: int) -> int:
     return _ceil(n, 16) * 16
 
 
-def _width(samples: int, values: int) -> int:
-    """Columns of a row: a whole number of samples, of so many values each."""
-    return values * max(1, min(WIDEN // values, samples))
+def _width(samples: int, values: int, itemsize: int) -> int:
+    """Columns of a row that is summed: a whole number of samples, of so many values each.
+
+    `NARROW` bytes or twice as many if possible, or else whole vectors.
+    """
+    for width in (NARROW // itemsize, 2 * NARROW // itemsize):
+        if width % values == 0 and width // values <= samples:
+            return width
+    unit = math.lcm(values, 64 // itemsize)
+    unit = unit if unit <= WIDEN and unit // values <= samples else values
+    return unit * max(1, min(WIDEN // unit, samples * values // unit))
+
+
+def _side_by_side(samples: int, values: int, most: int) -> int:
+    """Columns of a row that is written: a whole number of samples."""
+    return values * max(1, min(most // values, samples))
+
+
+def _parts(rows: int, width: int, tiles: int) -> int:
+    """Blocks of rows: few, but enough for many threads, and alike for 2, 4 and 8 of them."""
+    wanted = min(max(rows * width // TILE_VALUES, LEAST_TILES), MOST_TILES)
+    parts = _ceil(_ceil(wanted, tiles), 8) * 8 if tiles < 8 else _ceil(wanted, tiles)
+    return max(1, min(parts, rows // 8))
 
 
 def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     """Cut a C-contiguous array of this shape, none of whose axes is empty."""
     n, c, run = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     total = n * c * run
-    values = np.zeros(19, np.uintp)
+    values = np.zeros(22, np.uintp)
     values[[N, C, L]] = n, c, run
 
     # Short runs leave most of a vector loop to its remainder: 7x7 by columns takes 46 us where
     # rows take 64 (of 3 MB, 19 us to read); 14x14 by rows 74, by columns 100.
-    width = _width(n, c * run)
+    width = _width(n, c * run, itemsize)
     by_rows = run >= 128 or (run >= 16 and n < 8)
     if by_rows:
         piece = _ceil(run, _ceil(run, BLOCK))
@@ -84,20 +111,24 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
         values[[REDUCE_BY_ROWS, SAMPLES, CHANNELS, PIECE]] = 1, samples, channels, piece
     else:
         tile = width if width <= COLUMNS else max(1, COLUMNS // run) * run
-        height = max(TILE_ROWS, TILE_VALUES // tile, _ceil(total // width, MOST_PARTS))
-        parts = max(1, _ceil(total // width, height))
+        rows = total // width
+        height = max(1, _ceil(rows, _parts(rows, width, _ceil(width, tile))))
+        parts = max(1, _ceil(rows, height))
         values[[WIDTH, TILE, HEIGHT]] = width, tile, height
     values[PARTS] = parts
 
     write_by_rows = run * itemsize >= 64
-    wide = c if write_by_rows else width
-    values[[WRITE_BY_ROWS, WRITE_WIDTH]] = write_by_rows, wide
+    values[WRITE_BY_ROWS] = write_by_rows
+    values[WRITE_WIDTH] = c if write_by_rows else _side_by_side(n, c * run, WRITE_COLUMNS)
+    size = total * itemsize
+    slow = AHEAD_BYTES_BACKWARD if width <= AHEAD_WIDTH_BACKWARD else AHEAD_BYTES
+    values[[AHEAD, AHEAD_BACKWARD]] = size > AHEAD_BYTES, size > slow
+    values[ALIGN] = total >= LARGE
     # Stores had better not go through the last-level cache when input and output do not fit it.
-    values[STREAM] = 2 * total * itemsize >= last_level_cache()
-    # Prefetching the next rows takes gradients of (25088, 128), 12 MB, from 318 to 245 us. Long
-    # rows are better left to the processor: (6272, 1024) would go from 946 to 1123.
-    values[AHEAD] = width <= AHEAD_WIDTH and 4 * total * itemsize >= last_level_cache()
+    values[STREAM] = 2 * size >= last_level_cache()
+    values[STREAM_BACKWARD] = 3 * size >= last_level_cache()
     values[SHIFT] = 2 * parts * c
     values[SCRATCH] = _room(2 * parts * c + c)
-    values[TILE_ROOM], values[WRITE_ROOM] = _room(int(values[TILE])), _room(wide)
+    values[TILE_ROOM] = _room(int(values[TILE]))
+    values[WRITE_ROOM] = _room(int(values[WRITE_WIDTH]) + 32)
     return Plan(values, total >= LARGE)

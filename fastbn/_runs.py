@@ -1,11 +1,18 @@
-"""Contiguous runs: the inner loops that both families of kernels share."""
+"""Small things that both families of kernels share."""
 
 import numpy as np
 
-from ._intrinsics import VECTOR_BYTES, affine, affine_one, affine_stream
+from . import _plan
 from ._jit import block
+from ._vectors import VECTOR_BYTES
 
 ZERO, ONE, THREE, FOUR, EIGHT = (np.uintp(n) for n in (0, 1, 3, 4, 8))
+
+
+@block
+def lanes_of(array):
+    """Values of a vector."""
+    return np.uintp(VECTOR_BYTES // array.itemsize)
 
 
 @block
@@ -14,10 +21,17 @@ def aligned(n, like):
 
     Vectors that straddle two lines take sums by columns of 6 MB from 74 to 146 us.
     """
-    lanes = np.uintp(VECTOR_BYTES // like.itemsize)
-    raw = np.empty(n + lanes, like.dtype)
-    skip = (lanes - np.uintp(raw.ctypes.data) // np.uintp(like.itemsize) % lanes) % lanes
+    raw = np.empty(n + lanes_of(like), like.dtype)
+    skip = to_line(raw, ZERO)
     return raw[skip : skip + n]
+
+
+@block
+def to_line(array, o):
+    """Values from o to where the next cache line begins."""
+    lanes = lanes_of(array)
+    place = np.uintp(array.ctypes.data) // np.uintp(array.itemsize) + o
+    return (lanes - place % lanes) % lanes
 
 
 @block
@@ -27,26 +41,7 @@ def same_memory(a, b):
 
 
 @block
-def write_run(out, x, dy, o, n, m, b, c, a, p, stream, inplace):
-    """``out = ((dy +) (x - m) * b + c) (* a)`` over n values from o on; see `affine`."""
-    lanes = np.uintp(VECTOR_BYTES // out.itemsize)
-    i = ZERO
-    if n >= lanes:
-        if stream:
-            address = np.uintp(out.ctypes.data) // np.uintp(out.itemsize) + o
-            i = (lanes - address % lanes) % lanes
-            if i > ZERO:
-                affine(out, x, dy, o, m, b, c, a, p)
-            while i + lanes <= n:
-                affine_stream(out, x, dy, o + i, m, b, c, a, p + i)
-                i += lanes
-        while i + lanes <= n:
-            affine(out, x, dy, o + i, m, b, c, a, p + i)
-            i += lanes
-        if i < n and not inplace:
-            i = n - lanes
-            affine(out, x, dy, o + i, m, b, c, a, p + i)
-            i = n
-    while i < n:
-        affine_one(out, x, dy, o + i, m, b, c, a, p + i)
-        i += ONE
+def streams(plan, out, x, dy):
+    """Whether to store past the caches: not over what was just read."""
+    wanted = plan[_plan.STREAM] if dy is None else plan[_plan.STREAM_BACKWARD]
+    return wanted != ZERO and not (same_memory(out, x) or same_memory(out, dy))

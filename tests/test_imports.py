@@ -13,8 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A file imports only from lines above its own; files on one line do not know each other.
 LADDER = [
-    ["_version", "_cache", "_intrinsics", "_validate", "_plan"],
-    ["_threads"],
+    ["_version", "_cache", "_vectors", "_validate", "_plan", "_memory"],
+    ["_threads", "_intrinsics"],
     ["_jit", "_config"],
     ["_runs"],
     ["_rows", "_columns"],

@@ -1,0 +1,161 @@
+"""Emits LLVM code for vectors of 64 bytes; `_intrinsics` makes operations of it."""
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+VECTOR_BYTES = 64
+UNROLL = 4  # vectors of a run that are summed side by side
+CHAIN = 8  # terms of a sum in the data's own precision
+_INT = ir.IntType(32)
+
+
+class Emitter:
+    """Emits vector code for an intrinsic whose arguments are known by name."""
+
+    def __init__(self, context, builder, names, signature, args, vector=True):
+        self.context, self.builder = context, builder
+        self.types = dict(zip(names, signature.args, strict=True))
+        self.values = dict(zip(names, args, strict=True))
+        dtype = self.types["x"].dtype if self.has("x") else self.types["dy"].dtype
+        self.lanes = VECTOR_BYTES // (dtype.bitwidth // 8) if vector else 1
+
+    def has(self, name):
+        return self.types[name] != types.none
+
+    def vector(self, element):
+        return ir.VectorType(element, self.lanes)
+
+    def pointer(self, name, offset):
+        """Where the vector at ``name[offset]`` lies, and the size of an element."""
+        dtype = self.types[name].dtype
+        array = self.context.make_array(self.types[name])(
+            self.context, self.builder, self.values[name]
+        )
+        shape = self.vector(self.context.get_data_type(dtype))
+        address = self.builder.gep(array.data, [offset])
+        return self.builder.bitcast(address, shape.as_pointer()), dtype.bitwidth // 8
+
+    def load(self, name, offset):
+        """The vector at ``name[offset]``; a scalar is repeated."""
+        if not isinstance(self.types[name], types.Array):
+            return self.splat(self.values[name])
+        pointer, size = self.pointer(name, offset)
+        value = self.builder.load(pointer)
+        value.align = size
+        return value
+
+    def splat(self, scalar):
+        undefined = ir.Constant(self.vector(scalar.type), ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(_INT, 0))
+        everywhere = ir.Constant(self.vector(_INT), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, undefined, everywhere)
+
+    def before(self, count):
+        """A mask of the lanes with a number below ``count``."""
+        numbers = ir.Constant(self.vector(_INT), list(range(self.lanes)))
+        bound = self.splat(self.builder.trunc(count, _INT))
+        return self.builder.icmp_unsigned("<", numbers, bound)
+
+    def element(self, name, offset):
+        """The value at ``name[offset]``, repeated."""
+        array = self.context.make_array(self.types[name])(
+            self.context, self.builder, self.values[name]
+        )
+        return self.splat(self.builder.load(self.builder.gep(array.data, [offset])))
+
+    def double(self, value):
+        """As float64."""
+        wide = self.vector(ir.DoubleType())
+        return value if value.type == wide else self.builder.fpext(value, wide)
+
+    def multiply_add(self, a, b, c):
+        """``a * b + c``, rounded once where the processor can: the same way at every place."""
+        kind = ir.FunctionType(a.type, [a.type, a.type, a.type])
+        name = f"llvm.fmuladd.v{self.lanes}{a.type.element.intrinsic_name}"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, [a, b, c])
+
+    def terms(self, offset, shift, wide):
+        """u and d of the sums of u and u * d: d = x - shift; u is ``dy``, or d without it."""
+        convert = self.double if wide else lambda value: value
+        d = self.builder.fsub(convert(self.load("x", offset)), convert(shift))
+        return (convert(self.load("dy", offset)) if self.has("dy") else d), d
+
+    def store(self, value, name, offset, stream=False):
+        pointer, size = self.pointer(name, offset)
+        instruction = self.builder.store(value, pointer)
+        instruction.align = VECTOR_BYTES if stream else size
+        if stream:
+            one = self.builder.module.add_metadata([ir.Constant(_INT, 1)])
+            instruction.set_metadata("nontemporal", one)
+
+    def prefetch(self, name, offset):
+        """Ask for the cache line; an address past the end does no harm."""
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
+        function = self.builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        address = self.builder.bitcast(self.pointer(name, offset)[0], byte)
+        read, keep, data = _INT(0), _INT(3), _INT(1)
+        self.builder.call(function, [address, read, keep, data])
+
+    def total(self, value):
+        """The sum of a vector's lanes, halves added to halves: the same order everywhere."""
+        lanes = self.lanes
+        while lanes > 1:
+            lanes //= 2
+            halves = (
+                self.builder.shuffle_vector(
+                    value, value, ir.Constant(ir.VectorType(_INT, lanes), list(part))
+                )
+                for part in (range(lanes), range(lanes, 2 * lanes))
+            )
+            value = self.builder.fadd(*halves)
+        return self.builder.extract_element(value, ir.Constant(_INT, 0))
+
+
+class RunSum:
+    """The loops of `sum_run`: `UNROLL` sums side by side of `CHAIN` terms, then float64."""
+
+    def __init__(self, emit, exact):
+        self.emit, self.builder, self.exact = emit, emit.builder, exact
+        self.index = emit.values["o"].type
+        self.at = self._variable(self.index, emit.values["o"])
+        self.shift = emit.splat(emit.values["shift"])
+        element = self.shift.type.element if not exact else ir.DoubleType()
+        self.zero = ir.Constant(emit.vector(element), [0.0] * emit.lanes)
+        double = ir.Constant(emit.vector(ir.DoubleType()), [0.0] * emit.lanes)
+        self.sums = [self._variable(self.zero.type, self.zero) for _ in range(2 * UNROLL)]
+        self.totals = [self._variable(double.type, double) for _ in range(2)]
+
+    def _variable(self, kind, value):
+        variable = cgutils.alloca_once(self.builder, kind)
+        self.builder.store(value, variable)
+        return variable
+
+    def number(self, value):
+        return ir.Constant(self.index, value)
+
+    def step(self, count, keep=None):
+        """Add so many vectors to as many sums, and move on; of one, only the lanes to keep."""
+        builder, at = self.builder, self.builder.load(self.at)
+        for k in range(count):
+            offset = builder.add(at, self.number(k * self.emit.lanes))
+            u, d = self.emit.terms(offset, self.shift, self.exact)
+            if keep is not None:
+                u, d = (builder.select(keep, value, self.zero) for value in (u, d))
+            s1, s2 = self.sums[2 * k], self.sums[2 * k + 1]
+            builder.store(builder.fadd(builder.load(s1), u), s1)
+            builder.store(self.emit.multiply_add(u, d, builder.load(s2)), s2)
+        builder.store(builder.add(at, self.number(count * self.emit.lanes)), self.at)
+
+    def flush(self):
+        """Add the sums to the totals, and begin anew."""
+        builder = self.builder
+        for which, total in enumerate(self.totals):
+            value = None
+            for variable in self.sums[which::2]:
+                part = builder.load(variable)
+                value = part if value is None else builder.fadd(value, part)
+                builder.store(self.zero, variable)
+            builder.store(builder.fadd(builder.load(total), self.emit.double(value)), total)
