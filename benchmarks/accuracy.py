@@ -80,8 +80,9 @@ def main():
     libraries = [name for name in ("fastbn", "PyTorch") if name in installed()]
     headings = [f"{what}: {name}" for what in ("y", "var") for name in libraries]
     title = "largest error, ulps of float32"
-    tables.show(title, ["mean, channels", *headings], rows(libraries), markdown)
-    print(f"\n{CASE.name}, {tables.machine()}")
+    table = title, ["mean, channels", *headings], rows(libraries)
+    print(tables.markdown(*table)) if markdown else tables.show(*table)
+    print(f"\n{CASE.name}, {tables.machine(libraries)}")
 
 
 if __name__ == "__main__":
