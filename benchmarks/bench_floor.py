@@ -21,7 +21,12 @@ class Floor:
     given = False
 
     def setup(self, case, layout):
-        """Make the arrays."""
+        """Make the arrays, and give the floor as many threads as fastbn has."""
+        import numba
+
+        import fastbn
+
+        numba.set_num_threads(fastbn.get_num_threads())
         self.data = Data(CASES[case], layout)
 
     def track_forward(self, case, layout):

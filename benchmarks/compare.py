@@ -75,11 +75,14 @@ def jobs(o):
 
 def set_threads(threads):
     """Give every library the same number of threads. JAX reads it when it is first used."""
+    import numba
+
     import fastbn
 
     if threads is not None:
         fastbn.set_num_threads(threads)
     threads = fastbn.get_num_threads()
+    numba.set_num_threads(threads)  # for the floors
     os.environ["NPROC"] = str(threads)
     if "PyTorch" in installed():
         import torch
