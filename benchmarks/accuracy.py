@@ -59,17 +59,26 @@ def largest_ulps(got, want, least):
     return np.max(np.abs(got - want) / ulp)
 
 
+def problem(offset, layout):
+    """Data about a mean, and what `exact` makes of them."""
+    x = Data(CASE, layout).dy + np.float32(offset)  # dy is standard normal
+    return x, *exact(x)
+
+
+def errors(library, x, y, var):
+    """The largest errors of a library's outputs and variances, in ulps."""
+    outputs, variances = outputs_and_variances(library, x)
+    return largest_ulps(outputs, y, 1), largest_ulps(variances, var, 0)
+
+
 def rows(libraries):
     """A row per offset and layout: errors of the outputs, then of the variances."""
     for offset in OFFSETS:
         for layout in CASE.layouts:
-            x = Data(CASE, layout).dy + np.float32(offset)  # dy is standard normal
-            y, var = exact(x)
-            results = [outputs_and_variances(library, x) for library in libraries]
-            errors = [largest_ulps(got, y, 1) for got, _ in results]
-            errors += [largest_ulps(got, var, 0) for _, got in results]
+            data = problem(offset, layout)
+            found = zip(*(errors(library, *data) for library in libraries), strict=True)
             name = f"{offset:,.0f}, {layout.split('_')[1]}"
-            yield [name, *(tables.significant(error, 2) for error in errors)]
+            yield [name, *(tables.significant(e, 2) for of_kind in found for e in of_kind)]
 
 
 def main():
@@ -80,8 +89,9 @@ def main():
     libraries = [name for name in ("fastbn", "PyTorch") if name in installed()]
     headings = [f"{what}: {name}" for what in ("y", "var") for name in libraries]
     title = "largest error, ulps of float32"
-    tables.show(title, ["mean, channels", *headings], rows(libraries), markdown)
-    print(f"\n{CASE.name}, {tables.machine()}")
+    table = title, ["mean, channels", *headings], rows(libraries)
+    print(tables.markdown(*table)) if markdown else tables.show(*table)
+    print(f"\n{CASE.name}, {tables.machine(libraries)}")
 
 
 if __name__ == "__main__":

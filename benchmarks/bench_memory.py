@@ -13,6 +13,7 @@ class Memory:
 
     params = (("resnet50-32x64x112x112", "resnet50-32x2048x7x7"), LAYOUTS)
     param_names = ("case", "layout")
+    unit = "times x"
     timeout = 120
 
     def setup(self, case, layout):

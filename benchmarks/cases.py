@@ -55,6 +55,13 @@ SHAPES = {
     # the cost of a call more than of its arithmetic
     "small": [(32, 100), (8, 16), (4, 8, 6, 6)],
 }
+# groups whose geometric means are of interest
+FAMILIES = {
+    "resnet50": ("resnet50",),
+    "networks": ("input", "inception", "mobilenet", "unet", "video", "audio", "odd"),
+    "rows": ("rows",),
+    "small": ("small",),
+}
 CASES = {c.name: c for group, shapes in SHAPES.items() for c in (Case(group, s) for s in shapes)}
 
 
@@ -111,6 +118,10 @@ class Data:
     def running_var(self):
         """Near the variances of x."""
         return ((1 + np.arange(self.channels) % 3) ** 2).astype(self.dtype)
+
+    def empty(self):
+        """An array to write into, in the memory order of x."""
+        return np.empty_like(self.x)
 
     def in_double(self):
         """The same values in float64."""

@@ -1,117 +1,125 @@
-"""Time fastbn beside plain NumPy and PyTorch, in one process.
+"""Time fastbn beside plain NumPy, PyTorch, torch.compile and JAX, and beside the memory floor.
 
-    python -m benchmarks.compare [--op forward,backward] [--cases resnet50,rows] [--markdown]
+    python -m benchmarks.compare                              # fastbn, NumPy and PyTorch
+    python -m benchmarks.compare --libraries all --out        # everything; compiling takes minutes
+    python -m benchmarks.compare --op training,evaluation --cases small
+    python -m benchmarks.compare --json run.json --readme README.md --png compare.png
 
-Every result is checked against float64 before anything is timed. A ratio is another library's
-time over fastbn's: above 1 fastbn is faster, below 1 it is slower.
+All in one process, in turn, and every result is checked against float64 before anything is timed.
+A "to" ratio is another library's time over fastbn's: above 1 fastbn is faster, below 1 it is
+slower. An "of" ratio is fastbn's time over a memory floor (see floor.py). "worst" is the least of
+the former and the largest of the latter.
+
+With a given output (``--out``) a library takes part where it can write into one: fastbn and
+PyTorch, whose gradients are timed as they are by default, as its ``out=`` copies them.
 """
 
 import argparse
+import os
 from itertools import product
 
-import numpy as np
+from . import picture, report, tables
+from .cases import DTYPES, LAYOUTS, SHAPES, select
+from .libraries import FILES, OPERATIONS, installed
+from .measure import QUIET
+from .timing import Job, timed
 
-from . import tables
-from .cases import DTYPES, LAYOUTS, SHAPES, Data, select
-from .libraries import OPERATIONS, arrays, installed
-from .measure import QUIET, quiet_minima
-from .tables import significant
-
-TOLERANCE = {"float32": 1e-6, "float64": 1e-10}  # of the largest value of each result
-# NumPy and PyTorch sum long float32 channels in float32: up to 3e-3 off where fastbn is within 2e-7
-TOLERANCE_OF_OTHERS = 1e-2
+DEFAULT = ["fastbn", "NumPy", "PyTorch"]
 
 
-def compare(operation, case, layout, dtype, seconds):
-    """{library: seconds per call}, checked first; None if the machine was too noisy."""
-    data = Data(case, layout, dtype)
-    table = OPERATIONS[operation]
-    calls = {name: table[name](data) for name in installed()}
-    expected = arrays(table["NumPy"](data.in_double())())
-    check(calls, expected, TOLERANCE[dtype], f"{operation} of {case.name}, {layout}, {dtype}")
-    del expected
-    return quiet_minima(calls, seconds)
-
-
-def check(calls, expected, tolerance, what):
-    """Raise an AssertionError if a result is far from what is expected."""
-    for name, call in calls.items():
-        allowed = tolerance if name == "fastbn" else TOLERANCE_OF_OTHERS
-        for want, got in zip(expected, arrays(call()), strict=True):
-            error = np.max(np.abs(want - got)) / np.max(np.abs(want))
-            if not error <= allowed:
-                raise AssertionError(f"{what}: {name} is off by {error:.1e}")
-
-
-def rows_of(times, others):
-    """A row per case, and a last one with the geometric means of the ratios."""
-    ratios = []
-    for case, seconds in times.items():
-        if seconds is None:
-            yield [case, *["noisy"] * (2 * len(others) + 1)]
-            continue
-        ratios.append([seconds[name] / seconds["fastbn"] for name in others])
-        cells = [significant(1e6 * seconds[name]) for name in ("fastbn", *others)]
-        yield [case, *cells, *(f"{significant(r)}x" for r in ratios[-1])]
-    if ratios:
-        means = np.exp(np.mean(np.log(ratios), axis=0))
-        yield ["geometric mean", *[""] * (len(others) + 1), *(f"{significant(r)}x" for r in means)]
-
-
-def options():
+def options(arguments=None):
     """The command line."""
-    parser = argparse.ArgumentParser(prog="benchmarks.compare", description=__doc__.split("\n")[0])
-    commas = {"type": lambda text: text.split(",")}
-    parser.add_argument(
-        "--op", default=["forward", "backward"], help=", ".join(OPERATIONS), **commas
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--cases",
-        default=list(SHAPES),
-        help=f"parts of names of cases: {', '.join(SHAPES)}",
-        **commas,
-    )
-    parser.add_argument("--layouts", default=list(LAYOUTS), help=", ".join(LAYOUTS), **commas)
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
-    parser.add_argument("--threads", type=int, help="default: as many as fastbn takes")
-    parser.add_argument("--seconds", type=float, default=1.0, help="spent on timing a case")
-    parser.add_argument("--markdown", action="store_true", help="tables for the README")
-    return parser.parse_args()
+
+    def several(name, default, choices, text=""):
+        help_ = f"{text}of {', '.join(choices)}; default: {', '.join(default)}"
+        parser.add_argument(name, default=default, help=help_, type=lambda s: s.split(","))
+
+    several("--op", ["forward", "backward"], OPERATIONS)
+    several("--cases", list(SHAPES), SHAPES, "parts of names of cases: ")
+    several("--layouts", list(LAYOUTS), LAYOUTS)
+    several("--libraries", DEFAULT, ["all", *FILES])
+    add = parser.add_argument
+    add("--out", nargs="?", default="no", const="also", choices=("no", "also", "only"),
+        help="whether to time calls with a given output")  # fmt: skip
+    add("--dtype", default="float32", choices=DTYPES)
+    add("--threads", type=int, help="default: as many as fastbn takes")
+    add("--seconds", type=float, default=1.0, help="spent on timing a case, at least")
+    add("--markdown", action="store_true", help="print Markdown")
+    add("--readme", metavar="FILE", help="put Markdown between its marks <!-- compare -->")
+    add("--png", metavar="FILE", help="draw the times as multiples of the floor")
+    add("--json", metavar="FILE", help="keep the times")
+    add("--load", metavar="FILE", help="report on times that were kept; measure nothing")
+    o = parser.parse_args(arguments)
+    known = {"--op": (o.op, OPERATIONS), "--layouts": (o.layouts, LAYOUTS),
+             "--libraries": (o.libraries, ["all", *FILES])}  # fmt: skip
+    for name, (values, choices) in known.items():
+        if wrong := set(values) - set(choices):
+            parser.error(f"{name}: {', '.join(wrong)} is not of {', '.join(choices)}")
+    return o
+
+
+def jobs(o):
+    """What the options ask for, table by table."""
+    given = {"no": (False,), "also": (False, True), "only": (True,)}[o.out]
+    return [
+        Job(operation, given_, layout, o.dtype, case.name)
+        for operation, given_, layout, case in product(o.op, given, o.layouts, select(o.cases))
+        if layout in case.layouts and not (given_ and operation == "statistics")
+    ]
 
 
 def set_threads(threads):
-    """Give fastbn and PyTorch the same number of threads."""
+    """Give every library the same number of threads. JAX reads it when it is first used."""
+    import numba
+
     import fastbn
 
     if threads is not None:
         fastbn.set_num_threads(threads)
+    threads = fastbn.get_num_threads()
+    numba.set_num_threads(threads)  # for the floors
+    os.environ["NPROC"] = str(threads)
     if "PyTorch" in installed():
         import torch
 
-        torch.set_num_threads(fastbn.get_num_threads())
+        torch.set_num_threads(threads)
+
+
+def measure(o):
+    """(results, caption) of all the jobs."""
+    asked = list(FILES) if "all" in o.libraries else ["fastbn", *o.libraries]
+    libraries = [name for name in FILES if name in asked and name in installed()]
+    set_threads(o.threads)
+    results = [timed(job, libraries, o.seconds) for job in tables.progress(jobs(o))]
+    missing = [name for name in FILES if name in asked and name not in libraries]
+    noisy = sum(r.times is None for r in results)
+    lines = [f"Interleaved calls in one process. {tables.machine(libraries)}."]
+    lines += [f"Not installed: {', '.join(missing)}."] if missing else []
+    share = f"other processes took over {QUIET:.0%}"
+    lines += [f"Noisy, so not timed: {noisy} of {len(results)} ({share})."] if noisy else []
+    return results, "\n".join([*lines, *(note for r in results for note in r.notes)])
 
 
 def main():
-    """Compare what the command line asks for, a table for each operation and layout."""
+    """Measure or load, and report in all the ways that are asked for."""
     o = options()
-    set_threads(o.threads)
-    jobs = [
-        (operation, layout, case)
-        for operation, layout, case in product(o.op, o.layouts, select(o.cases))
-        if layout in case.layouts
-    ]
-    results = {}
-    for operation, layout, case in tables.progress(jobs, lambda job: f"{job[0]} {job[2].name}"):
-        times = compare(operation, case, layout, o.dtype, o.seconds)
-        results.setdefault((operation, layout), {})[case.name] = times
-    others = [name for name in installed() if name != "fastbn"]
-    for (operation, layout), times in results.items():
-        headings = ["case", "fastbn", *others, *(f"to {name}" for name in others)]
-        title = f"{operation}, {layout}, {o.dtype}, microseconds"
-        tables.show(title, headings, rows_of(times, others), o.markdown)
-    print("\nLeast of interleaved calls that allocate their output.", tables.machine())
-    noisy = sum(case is None for times in results.values() for case in times.values())
-    print(f"Noisy, so not timed: {noisy} of {len(jobs)} (other processes took over {QUIET:.0%}).")
+    results, caption = report.load(o.load) if o.load else measure(o)
+    if o.json:
+        report.save(o.json, results, caption)
+    if o.markdown:
+        print(report.markdown(results, caption))
+    else:
+        report.print_tables(results)
+        print(caption)
+    if o.readme:
+        tables.replace(o.readme, "compare", report.markdown(results, caption))
+    if o.png:
+        picture.draw(results, o.png)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 import os
 import tracemalloc
-from math import inf
 from pathlib import Path
+from statistics import median
 from time import perf_counter, process_time
 from timeit import timeit
+from typing import NamedTuple
 
 import numpy as np
 
@@ -55,8 +56,15 @@ class Bystanders:
         return perf_counter(), process_time(), busy
 
 
-def interleaved_minima(calls, seconds=1.0, least_rounds=5):
-    """The least time of each call, {name: seconds}, from rounds in which each has a turn.
+class Times(NamedTuple):
+    """Of many calls in one process, seconds."""
+
+    least: float
+    median: float
+
+
+def interleaved(calls, seconds=1.0, least_rounds=5):
+    """The `Times` of each call, {name: Times}, from rounds in which each has a turn.
 
     Whatever slows the machine for a while slows all of them. There are at least `least_rounds`
     rounds, and more while they have not taken `seconds` yet.
@@ -64,31 +72,31 @@ def interleaved_minima(calls, seconds=1.0, least_rounds=5):
     settle_allocator()
     once = {name: min(timeit(call, number=1) for _ in range(3)) for name, call in calls.items()}
     loops = {name: max(1, round(SAMPLE / time)) for name, time in once.items()}
-    best = dict.fromkeys(calls, inf)
+    samples = {name: [] for name in calls}
     start, rounds = perf_counter(), 0
     while rounds < least_rounds or perf_counter() - start < seconds:
         for name, call in calls.items():
-            best[name] = min(best[name], _turn(call, loops[name]))
+            samples[name] += _turn(call, loops[name])
         rounds += 1
-    return best
+    return {name: Times(min(times), median(times)) for name, times in samples.items()}
 
 
-def quiet_minima(calls, seconds=1.0, attempts=5):
-    """`interleaved_minima` taken while the machine is quiet, or None if it never is."""
+def quietly(measure, attempts=5):
+    """What `measure()` returns while the machine is quiet, or None if it never is."""
     for _ in range(attempts):
         bystanders = Bystanders()
-        times = interleaved_minima(calls, seconds)
+        result = measure()
         if not bystanders.share() > QUIET:  # NaN, where nothing is known, passes
-            return times
+            return result
     return None
 
 
 def _turn(call, loops):
-    """The least time of a call while it has its turn, which has at least one sample."""
-    best, end = inf, perf_counter() + TURN
-    while best == inf or perf_counter() < end:
-        best = min(best, timeit(call, number=loops) / loops)
-    return best
+    """Seconds of a call, sample by sample, while it has its turn, which has at least one."""
+    samples, end = [], perf_counter() + TURN
+    while not samples or perf_counter() < end:
+        samples.append(timeit(call, number=loops) / loops)
+    return samples
 
 
 def peak_allocation(call):

@@ -2,10 +2,11 @@
 
     python -m benchmarks.smoke
 
-It shows that the suite works, and measures nothing. The tests run the same bodies.
+It shows that the suite works, and measures nothing worth keeping. `.ci/run` runs it.
 """
 
 import inspect
+from functools import cache
 from importlib import import_module
 from itertools import product
 from math import prod
@@ -24,15 +25,19 @@ def bodies():
             if class_name.startswith("_") or class_.__module__ != module.__name__:
                 continue
             for method in (name for name in dir(class_) if name.startswith(KINDS)):
-                for parameters in smallest(class_.params):
+                for parameters in smallest(getattr(class_, "params", ())):
                     name = ".".join((path.stem, class_name, method))
-                    yield f"{name}({', '.join(parameters)})", body(class_, method, parameters)
+                    text = f"{name}({', '.join(map(str, parameters))})"
+                    yield text, body(class_, method, parameters)
 
 
 def smallest(params):
-    """The combinations of parameters with the case that has the fewest values."""
-    cases, *others = params
-    return product([min(cases, key=lambda name: prod(CASES[name].shape))], *others)
+    """The combinations of parameters with the smallest case, or the first value of the first."""
+    if not params:
+        return [()]
+    first, *others = params
+    size = {name: prod(case.shape) for name, case in CASES.items()}
+    return product([min(first, key=lambda value: size.get(value, 0))], *others)
 
 
 def body(class_, method, parameters):
@@ -40,17 +45,26 @@ def body(class_, method, parameters):
 
     def call():
         benchmark = class_()
-        benchmark.setup(*parameters)
-        return getattr(benchmark, method)(*parameters)
+        arguments = *cached(class_), *parameters
+        if hasattr(benchmark, "setup"):
+            benchmark.setup(*arguments)
+        return getattr(benchmark, method)(*arguments)
 
     return call
 
 
+@cache
+def cached(class_):
+    """What asv computes once for a class, and gives to all of its benchmarks."""
+    return [class_().setup_cache()] if hasattr(class_, "setup_cache") else []
+
+
 def main():
-    """Run them, a line each."""
+    """Run them, a line each, with the values of those that have one."""
     for name, call in bodies():
-        print(name, flush=True)
-        call()
+        print(name, end="", flush=True)
+        value = call()
+        print("" if value is None else f": {value:.3g}", flush=True)
 
 
 if __name__ == "__main__":

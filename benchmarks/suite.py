@@ -7,8 +7,8 @@ operation. asv gives each combination of parameters a process of its own.
 from functools import lru_cache
 from math import prod
 
-from .cases import CASES, LAYOUTS, Data
-from .libraries import OPERATIONS
+from .cases import CASES, FAMILIES, LAYOUTS, Data
+from .libraries import prepared
 from .measure import settle_allocator
 
 SMALL = 50_000  # values; below it a call runs on one thread, and the body of a benchmark loops
@@ -21,7 +21,7 @@ def ready(operation, case, layout, dtype):
     asv runs `setup` before every sample, hence the cache.
     """
     settle_allocator()
-    call = OPERATIONS[operation]["fastbn"](Data(CASES[case], layout, dtype))
+    call = prepared("fastbn", operation, Data(CASES[case], layout, dtype))
     call()
     return call
 
@@ -70,8 +70,7 @@ class Double(Suite):
 class Networks(Suite):
     """Shapes of other networks, and odd ones."""
 
-    groups = ("input", "inception", "mobilenet", "unet", "video", "audio", "odd")
-    params = (names(*groups), LAYOUTS, ("float32",))
+    params = (names(*FAMILIES["networks"]), LAYOUTS, ("float32",))
 
 
 class Rows(Suite):

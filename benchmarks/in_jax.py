@@ -1,0 +1,88 @@
+"""JAX's calls, as flax makes them. See libraries.py for what the functions return.
+
+The arrays of JAX have no strides: channels-last ones have the channels on their last axis. JAX
+computes on all the threads that it finds when it is first used.
+"""
+
+from functools import partial
+
+import numpy as np
+
+from .libraries import EPS, MOMENTUM
+
+
+def forward(d):
+    """Statistics of the batch as flax computes them: the mean of squares less a square."""
+    return _jitted(d, _forward, d.x, d.weight, d.bias)
+
+
+def backward(d):
+    """The reverse of `forward`; what it needs is kept from the forward pass, as in training."""
+    import jax
+
+    def differentiated(*arguments, axis):
+        return jax.vjp(partial(_forward, axis=axis), *arguments)[1]
+
+    pull = _jitted(d, differentiated, d.x, d.weight, d.bias)()
+    return _jitted(d, lambda pull, dy, axis: pull((dy,)), pull, d.dy)
+
+
+def evaluation(d):
+    """With running statistics."""
+    return _jitted(d, _evaluation, d.x, d.running_mean, d.running_var, d.weight, d.bias)
+
+
+def training(d):
+    """`forward`, and new running statistics: JAX changes no array."""
+    call = _jitted(d, _training, d.x, d.running_mean, d.running_var, d.weight, d.bias)
+    return lambda: call()[:2]
+
+
+def statistics(d):
+    """The statistics of `forward`."""
+    return _jitted(d, _statistics, d.x)
+
+
+def _statistics(x, axis):
+    import jax.numpy as jnp
+
+    axes = [a for a in range(x.ndim) if a != axis]
+    mean = jnp.mean(x, axes)
+    return mean, jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0)
+
+
+def _evaluation(x, mean, var, weight, bias, axis):
+    import jax
+
+    wide = [1] * x.ndim
+    wide[axis] = -1
+    scale = jax.lax.rsqrt(var + EPS) * weight
+    return ((x - mean.reshape(wide)) * scale.reshape(wide) + bias.reshape(wide),)
+
+
+def _forward(x, weight, bias, axis):
+    return _evaluation(x, *_statistics(x, axis), weight, bias, axis)
+
+
+def _training(x, running_mean, running_var, weight, bias, axis):
+    mean, var = _statistics(x, axis)
+    moved = (
+        old + MOMENTUM * (new - old) for old, new in ((running_mean, mean), (running_var, var))
+    )
+    return *_evaluation(x, mean, var, weight, bias, axis), *moved
+
+
+def _jitted(d, function, *arguments):
+    """A call of the function that waits for its result; compiled when it is first called."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)  # float64 where it is given, and only there
+    last = d.layout == "channels_last"
+    arguments = [
+        jax.numpy.asarray(np.moveaxis(a, 1, -1) if last and a.ndim > 1 else a)
+        if isinstance(a, np.ndarray)
+        else a
+        for a in arguments
+    ]
+    jitted = jax.jit(partial(function, axis=d.x.ndim - 1 if last else 1))
+    return lambda: jax.block_until_ready(jitted(*arguments))
