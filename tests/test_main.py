@@ -1,5 +1,6 @@
 """`python -m fastbn`, in processes of its own where it compiles or prints what it runs on."""
 
+import io
 import json
 import os
 import re
@@ -10,15 +11,14 @@ import pytest
 from process import TIMEOUT, run_python
 
 import fastbn
-from fastbn.__main__ import main
+from fastbn.__main__ import _progress, main
 
 
-def command(*arguments, error=subprocess.PIPE, **environment):
+def command(*arguments, **environment):
     """The process that ran ``python -m fastbn`` to its end. Warnings are errors."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "fastbn", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=error,
+        capture_output=True,
         text=True,
         timeout=TIMEOUT,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment,
@@ -126,21 +126,34 @@ def has_bfloat16():
     return True
 
 
-def test_on_a_terminal_there_is_a_bar(warm):
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+STEPS = [("float32", "small"), ("float32", "large")]
+
+
+def drawn(monkeypatch):
+    """What a terminal gets to see of the progress through `STEPS`."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert list(_progress(STEPS)) == STEPS
+    return sys.stderr.getvalue()
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch):
     pytest.importorskip("rich")
-    pty = pytest.importorskip("pty")
-    ours, theirs = pty.openpty()
-    arguments = "warmup", "--dtypes", "float32", "--passes", "forward"
-    process = command(
-        *arguments, error=theirs, NUMBA_CACHE_DIR=str(warm[0]), TERM="xterm", COLUMNS="100"
-    )
-    os.close(theirs)
-    drawn = os.read(ours, 1 << 16).decode()
-    os.close(ours)
-    assert counts(process)[0] == 0
-    assert "━" in drawn
-    assert "float32 channels_last forward large" in drawn
-    assert "1/4" not in drawn
+    text = drawn(monkeypatch)
+    assert "float32 large" in text
+    assert "━" in text
+    assert "2/2" not in text
+
+
+def test_without_rich_there_is_a_line_for_each_step(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert drawn(monkeypatch) == "1/2 float32 small\n2/2 float32 large\n"
 
 
 # Stands for the kernels, which take seconds.
