@@ -58,7 +58,7 @@ def config_info() -> dict[str, object]:
         **{package.__name__: package.__version__ for package in packages},
         "python": platform.python_version(),
         "cpu": _cpu(),
-        "llvm_cpu": llvmlite.binding.get_host_cpu_name(),
+        "llvm_cpu": numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name(),
         "last_level_cache": _plan.last_level_cache(),
         "threads": _threads.get_num_threads(),
         "threads_from": _threads.decided_by(),

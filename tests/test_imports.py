@@ -27,6 +27,8 @@ LADDER = [
     ["layers", "cs231n"],
     ["ranked"],
     ["__init__"],
+    ["_bench"],
+    ["__main__"],
 ]
 
 PUBLIC = [

@@ -1,0 +1,198 @@
+"""The command line: `python -m fastbn info | warmup | bench`."""
+
+import argparse
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+import fastbn
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+LAYOUTS = {"channels_first": 1, "channels_last": -1}  # name: channel axis
+# Long runs, short runs and rows, for one thread and for a team: every way that a call can be cut.
+SHAPES = {
+    "small": ((4, 8, 6, 6), (16, 8, 3, 3), (32, 100)),
+    "large": ((16, 64, 32, 32), (64, 64, 7, 7), (4096, 64)),
+}
+
+
+def _forward(x: np.ndarray, axis: int) -> None:
+    """Every public function that normalises or takes statistics."""
+    weight, bias, mean, var = np.ones((4, x.shape[axis]), np.float32)
+    stats = fastbn.batch_stats(x, channel_axis=axis)
+    for parameters in ({}, {"weight": weight, "bias": bias}):
+        fastbn.forward(x, **parameters, channel_axis=axis)
+        fastbn.forward(x, **parameters, channel_axis=axis, stats=stats)
+        fastbn.normalize(x, stats, **parameters, channel_axis=axis)
+        for training in (True, False):
+            fastbn.batch_norm(x, mean, var, **parameters, training=training, channel_axis=axis)
+
+
+def _backward(x: np.ndarray, axis: int) -> None:
+    """Gradients with the batch's statistics and with fixed ones."""
+    for stats in (None, fastbn.batch_stats(x, channel_axis=axis)):
+        y, saved = fastbn.forward(x, channel_axis=axis, stats=stats)
+        fastbn.backward(y, saved)
+
+
+PASSES = {"forward": _forward, "backward": _backward}
+
+
+def _progress(steps: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """Pass the steps on, with a bar where there are a terminal and rich, else with a line each."""
+    if sys.stderr.isatty() and find_spec("rich"):
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=len(steps))
+            for step in steps:
+                bar.update(task, description=" ".join(step))
+                yield step
+                bar.advance(task)
+        return
+    for i, step in enumerate(steps, 1):
+        print(f"{i}/{len(steps)}", *step, file=sys.stderr, flush=True)
+        yield step
+
+
+def _kernels() -> tuple[int, int]:
+    """How many kernels this process has compiled, and how many it has found in the cache."""
+    from numba.core.dispatcher import Dispatcher
+
+    from ._cache import DiskCache
+
+    # Wherever they are defined; what has no cache of its own is part of a kernel.
+    dispatchers = [o for o in gc.get_objects() if issubclass(type(o), Dispatcher)]
+    stats = [d.stats for d in dispatchers if isinstance(d._cache, DiskCache)]
+    misses = sum(sum(s.cache_misses.values()) for s in stats)
+    return misses, sum(sum(s.cache_hits.values()) for s in stats)
+
+
+def _files(directory: Path) -> dict[Path, int]:
+    """The cache's files, and when each was written."""
+    return {file: file.stat().st_mtime_ns for file in directory.glob("*.kernel")}
+
+
+def warmup(dtypes: list[str], layouts: list[str], passes: list[str]) -> int:
+    """Have every kernel that is asked for in the cache; the exit code."""
+    start = time.perf_counter()
+    # A machine with one processor compiles for those with more; Numba is not imported yet.
+    if os.environ.get("NUMBA_NUM_THREADS", "1") == "1":
+        os.environ["NUMBA_NUM_THREADS"] = "2"
+    fastbn.set_num_threads(2)
+    directory = Path(str(fastbn.config_info()["cache_directory"]))
+    before = _files(directory)
+    for dtype, layout, name, size in _progress(list(product(dtypes, layouts, passes, SHAPES))):
+        for shape in SHAPES[size]:
+            axis = LAYOUTS[layout]
+            x = np.ascontiguousarray(np.moveaxis(np.ones(shape, dtype), 1, axis))
+            PASSES[name](x, axis)
+        compiled, found = _kernels()
+        kept = len(_files(directory).items() - before.items())
+        if compiled > kept or compiled + found == 0:
+            print(f"{compiled} kernels compiled, {kept} kept in {directory}", file=sys.stderr)
+            return 1
+    seconds = time.perf_counter() - start
+    print(f"{compiled} kernels compiled, {found} found, in {seconds:.1f} s: {directory}")
+    return 0
+
+
+def info(as_json: bool) -> None:
+    """Print `fastbn.config_info`."""
+    found = fastbn.config_info()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, value in found.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {bound}" for key, bound in value.items())
+        print(f"{name.replace('_', ' '):18}{value}")
+
+
+def _names(allowed, text: str) -> list[str]:
+    """A comma-separated list of names, each once."""
+    names = list(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in allowed:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(allowed)}")
+    return names
+
+
+def _dtypes(text: str) -> list[str]:
+    """Names of dtypes that NumPy knows from here on."""
+    names = _names(DTYPES, text)
+    if "bfloat16" in names:
+        try:
+            import ml_dtypes  # noqa: F401
+        except ImportError:
+            raise argparse.ArgumentTypeError("bfloat16 needs the package ml_dtypes") from None
+    return names
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """Comma-separated lengths of axes."""
+    try:
+        shape = tuple(int(length) for length in text.split(","))
+    except ValueError:
+        shape = ()
+    if len(shape) < 2 or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two or more positive lengths: 32,64,7,7")
+    return shape
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fastbn", description=fastbn.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    show = commands.add_parser("info", help="versions, processor, threads and why, kernel cache")
+    show.add_argument("--json", action="store_true", help="for machines")
+
+    ahead = commands.add_parser("warmup", help="compile kernels ahead, for images and CI")
+    for option, kind, allowed, default in (
+        ("--dtypes", _dtypes, DTYPES, "float32,float64"),
+        ("--layouts", partial(_names, LAYOUTS), LAYOUTS, ",".join(LAYOUTS)),
+        ("--passes", partial(_names, PASSES), PASSES, ",".join(PASSES)),
+    ):
+        text = f"some of {','.join(allowed)} (default: {default})"
+        ahead.add_argument(option, type=kind, default=default, help=text)
+
+    look = commands.add_parser("bench", help="time one shape beside a plain copy and PyTorch")
+    look.add_argument("--shape", type=_shape, default="32,64,56,56", help="default: %(default)s")
+    look.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    look.add_argument("--channel-axis", type=int, default=1, help="default: %(default)s")
+    look.add_argument("--threads", type=int, help="default: as `info` says")
+    look.add_argument("--seconds", type=float, default=3.0, help="default: %(default)s")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0, 1 if kernels cannot be kept, 2 for arguments that make no sense."""
+    parser = _parser()
+    options = vars(parser.parse_args(arguments))
+    command = options.pop("command")
+    if command == "warmup":
+        return warmup(**options)
+    if command == "info":
+        info(options["json"])
+        return 0
+    from ._bench import bench
+
+    try:
+        bench(**options)
+    except (ValueError, MemoryError) as error:  # of fastbn's checks: axis, threads, values
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""`python -m fastbn`, in processes of its own where it compiles or prints what it runs on."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from process import TIMEOUT, run_python
+
+import fastbn
+from fastbn.__main__ import _progress, main
+
+
+def command(*arguments, **environment):
+    """The process that ran ``python -m fastbn`` to its end. Warnings are errors."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "fastbn", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment,
+    )
+
+
+def kernels(directory):
+    """The cache's files, and when each was written."""
+    return {file.name: file.stat().st_mtime_ns for file in directory.glob("fastbn/*")}
+
+
+def counts(process):
+    """Kernels compiled and found, as `warmup` says."""
+    assert process.returncode == 0, process.stderr
+    return tuple(
+        map(int, re.match(r"(\d+) kernels compiled, (\d+) found", process.stdout).groups())
+    )
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """A cache directory that `warmup` has filled for float32, and the process that did."""
+    directory = tmp_path_factory.mktemp("kernels")
+    return directory, command("warmup", "--dtypes", "float32", NUMBA_CACHE_DIR=str(directory))
+
+
+def test_info_prints_all_of_config_info():
+    process = command("info")
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()
+    for (name, value), line in zip(fastbn.config_info().items(), lines, strict=True):
+        assert line.startswith(name.replace("_", " "))
+        if isinstance(value, str | int) and name != "threading_layer":  # not started there
+            assert line.endswith(f" {value}")
+
+
+def test_info_for_machines():
+    found, expected = json.loads(command("info", "--json").stdout), fastbn.config_info()
+    assert found | {"threading_layer": ""} == expected | {"threading_layer": ""}
+
+
+def test_info_names_the_processor_that_numba_is_told_to_compile_for():
+    process = command("info", "--json", NUMBA_CPU_NAME="x86-64-v3")
+    assert json.loads(process.stdout)["llvm_cpu"] == "x86-64-v3"
+
+
+def test_warmup_fills_an_empty_cache(warm):
+    directory, process = warm
+    assert counts(process) == (len(kernels(directory)), 0)
+    assert process.stdout.strip().endswith(str(directory / "fastbn"))
+    lines = process.stderr.splitlines()
+    assert lines[0] == "1/8 float32 channels_first forward small"
+    assert lines[-1] == "8/8 float32 channels_last backward large"
+
+
+CALLS = """
+import numpy as np
+from data import channels_last
+import fastbn
+
+fastbn.set_num_threads(2)
+for shape in ((2, 3, 5, 5), (8, 6), (300, 2, 2, 2), (32, 64, 14, 14), (3, 4, 80, 90), (70000, 2)):
+    for dtype in (np.float32, np.float16):
+        x, mean, var = np.ones(shape, dtype), np.zeros(shape[1]), np.ones(shape[1])
+        for given in (x, x[:, ::-1], channels_last(x)):
+            given.flags.writeable = False
+            y, saved = fastbn.forward(given, np.ones(shape[1]))
+            fastbn.backward(y, saved, needs=(True, False, True), out=y)
+            fastbn.backward(y, fastbn.forward(given, bias=mean, stats=saved.stats)[1])
+            fastbn.batch_norm(given, mean, var, training=True)
+            fastbn.batch_norm(y, mean, var, out=y)
+            fastbn.normalize(given, fastbn.batch_stats(given))
+        bn = fastbn.BatchNorm(None, channel_axis=-1)
+        bn.backward(bn(x))
+        bn.eval()(x)
+        ranks = "spatial_batchnorm" if x.ndim == 4 else "batchnorm"
+        parameters = {"mode": "train"}
+        seed_forward = getattr(fastbn, ranks + "_forward")
+        y, cache = seed_forward(x, var, mean, parameters)
+        getattr(fastbn, ranks + "_backward")(y, cache)
+        seed_forward(x, var, mean, parameters | {"mode": "test"})
+"""
+
+
+def test_warmup_leaves_nothing_to_compile(warm):
+    directory, _ = warm
+    before = kernels(directory)
+    run_python(CALLS, NUMBA_CACHE_DIR=str(directory))
+    assert before == kernels(directory)
+
+
+def test_a_second_warmup_finds_all_of_it_for_any_number_of_threads(warm):
+    directory, _ = warm
+    one = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    arguments = "warmup", "--dtypes", "bfloat16,float32" if has_bfloat16() else "float32"
+    process = command(*arguments, NUMBA_CACHE_DIR=str(directory), **one)
+    assert counts(process) == (0, len(kernels(directory)))
+
+
+def has_bfloat16():
+    try:
+        import ml_dtypes  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+STEPS = [("float32", "small"), ("float32", "large")]
+
+
+def drawn(monkeypatch):
+    """What a terminal gets to see of the progress through `STEPS`."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert list(_progress(STEPS)) == STEPS
+    return sys.stderr.getvalue()
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch):
+    pytest.importorskip("rich")
+    text = drawn(monkeypatch)
+    assert "float32 large" in text
+    assert "━" in text
+    assert "2/2" not in text
+
+
+def test_without_rich_there_is_a_line_for_each_step(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert drawn(monkeypatch) == "1/2 float32 small\n2/2 float32 large\n"
+
+
+# Stands for the kernels, which take seconds.
+TINY = """
+import numba
+from fastbn import __main__, _cache
+
+@numba.njit
+def tiny(n):
+    return n + 1
+
+tiny._cache = _cache.DiskCache("tiny")
+__main__.PASSES["forward"] = lambda x, axis: tiny(axis)
+print(__main__.main(["warmup", "--dtypes", "float32", "--passes", "forward"]))
+"""
+
+
+def test_kernels_that_cannot_be_kept_fail_the_warmup(tmp_path):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("where the directory should be")
+    assert run_python(TINY, NUMBA_CACHE_DIR=str(tmp_path / "kernels")).endswith("\n0\n")
+    assert run_python(TINY, NUMBA_CACHE_DIR=str(in_the_way)) == "1\n"
+
+
+@pytest.mark.usefixtures("keep_threads")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required: command"),
+        (["compile"], "invalid choice: 'compile'"),
+        (["warmup", "--dtypes", "float32,float31"], "'float31' is not one of float16, bfloat16"),
+        (["warmup", "--dtypes", ""], "'' is not one of"),
+        (["warmup", "--layouts", "NHWC"], "'NHWC' is not one of channels_first, channels_last"),
+        (["warmup", "--passes", "sideways"], "'sideways' is not one of forward, backward"),
+        (["bench", "--shape", "32,x"], "'32,x' is not two or more positive lengths"),
+        (["bench", "--shape", "32"], "'32' is not two or more positive lengths"),
+        (["bench", "--shape", "32,0"], "'32,0' is not two or more positive lengths"),
+        (["bench", "--shape", "1,3"], "more than 1 value per channel"),
+        (["bench", "--shape", "4,3", "--channel-axis", "2"], "channel_axis"),
+        (["bench", "--shape", "4,3", "--threads", "99"], "from 1 to 8"),
+        (["bench", "--dtype", "int8"], "invalid choice: 'int8'"),
+    ],
+)
+def test_bad_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bfloat16_needs_its_package(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(SystemExit):
+        main(["warmup", "--dtypes", "bfloat16"])
+    assert "bfloat16 needs the package ml_dtypes" in capsys.readouterr().err
+
+
+def test_bench(warm):
+    arguments = "bench", "--shape", "64,9,9,16", "--channel-axis", "-1", "--seconds", "0.05"
+    process = command(*arguments, "--threads", "1", NUMBA_CACHE_DIR=str(warm[0]))
+    assert process.returncode == 0, process.stderr
+    assert "(64, 9, 9, 16) float32, 0.332 MB, channel axis -1" in process.stdout
+    assert "threads: 1\n" in process.stdout
+    row = re.compile(r"^(\w+) +(fastbn|NumPy's copy) +([\d.,]+) +([\d.,]+) +([\d.]+)$", re.M)
+    rows = row.findall(process.stdout)
+    assert [found[:2] for found in rows] == [
+        (operation, library)
+        for operation in ("forward", "backward", "evaluation")
+        for library in ("fastbn", "NumPy's copy")
+    ]
+    for operation, _, *figures in rows:
+        least, middle, speed = (float(figure.replace(",", "")) for figure in figures)
+        moved = {"forward": 2, "backward": 3, "evaluation": 2}[operation] * 4 * 64 * 9 * 9 * 16
+        assert least <= middle
+        assert speed == pytest.approx(moved / least / 1e3, abs=0.06, rel=0.02)
