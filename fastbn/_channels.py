@@ -12,42 +12,44 @@ import numpy as np
 from . import _plan
 from ._columns import expand, lead
 from ._jit import block
-from ._runs import EIGHT, FOUR, ONE, ZERO, aligned, lanes_of
+from ._runs import EIGHT, FOUR, ONE, SIXTEEN, ZERO, aligned, lanes_of
 
 # Squares of float32 below 2^-126 lose digits, below 2^-149 they vanish; their mean must be so far
 # above that what is lost is nothing.
 TINY = 2.0**-100
+# Of so few values, rounding errors do not average out: their shift must lie nearer to their mean.
+FEW_VALUES = np.uintp(1024)
 
 
 @block
 def shift_near(plan, first, last, x, work):
-    """Shift by the mean of four values spread over each channel (eight of float64).
+    """Shift by the mean of a few values spread over each channel, to the data's precision.
 
-    Near the data, and exact for a constant channel: the squared distance of shift and mean, in
-    variances, is the factor by which rounding errors grow. Kept to the data's precision.
+    Near the mean, and exact for a constant channel: the squared distance of shift and mean, in
+    variances, is the factor by which rounding errors grow.
     """
     n, c, run = plan[_plan.N], plan[_plan.C], plan[_plan.L]
-    base = plan[_plan.SHIFT]
-    points = EIGHT if x.itemsize == 8 else FOUR
+    shift = work[plan[_plan.SHIFT] : plan[_plan.SHIFT] + c]
+    points = SIXTEEN if n * run < FEW_VALUES else EIGHT if x.itemsize == 8 else FOUR
     for j in range(first, last):
         value = np.float64(x[j * run])
-        work[base + j] = value if np.isfinite(value) else 0.0
+        shift[j] = value if np.isfinite(value) else 0.0
     for k in range(ONE, points):
         o = n * k // points * c * run + run * k // points
         for j in range(first, last):
             step = (np.float64(x[o + j * run]) - np.float64(x[j * run])) / np.float64(points)
-            work[base + j] += step if np.isfinite(step) else 0.0
+            shift[j] += step if np.isfinite(step) else 0.0
     for j in range(first, last):
-        work[base + j] = x.dtype.type(work[base + j])
+        shift[j] = x.dtype.type(shift[j])
 
 
 @block
-def shift_to(plan, first, last, x, mean, work):
+def shift_to(plan, x, mean, work):
     """Shift by each channel's mean, to the data's precision.
 
     Not where it is infinite: infinity minus infinity would be NaN in a channel that is fine.
     """
-    for j in range(first, last):
+    for j in range(plan[_plan.C]):
         shift = x.dtype.type(mean[j])
         if np.isfinite(shift):
             work[plan[_plan.SHIFT] + j] = shift
@@ -71,51 +73,50 @@ def _merge(plan, first, last, work):
 
 
 @block
-def merge_moments(plan, first, last, x, work, mean, m2):
-    """The mean and sum of squared deviations.
+def merge_moments(plan, first, last, exact, x, work, mean, m2, lost):
+    """The mean and sum of squared deviations; once more, ``exact``, of channels that are lost.
 
-    Returns whether digits were lost: a shift lay far from its mean (an outlier was near the
-    channel's beginning), or float32 could not hold the squares.
+    A channel is lost if its shift lay far from its mean, or float32 could not hold its squares.
     """
     c, parts, base = plan[_plan.C], plan[_plan.PARTS], plan[_plan.SHIFT]
     _merge(plan, first, last, work)
     n = np.float64(plan[_plan.N] * plan[_plan.L])
-    lost = False
+    far = 4.0 if x.itemsize == 8 else 2.0 if n < np.float64(FEW_VALUES) else 16.0
     for j in range(first, last):
+        if exact and not lost[j]:
+            continue
         s1, s2 = work[j], work[parts * c + j]
         d = s1 / n
         mean[j] = work[base + j] + d
         # A comparison with NaN is false: it stays, and is never negative by rounding.
         squares = s2 - s1 * d
         m2[j] = 0.0 if squares < 0.0 else squares
+        lost[j] = s1 * d > far * squares
         if x.itemsize == 4:
-            lost = lost or not (s1 * d <= 16.0 * squares and s2 > TINY * n and s2 < np.inf)
-        else:
-            lost = lost or s1 * d > 4.0 * squares
-    return lost
+            lost[j] |= s2 <= TINY * n or not s2 < np.inf
 
 
 @block
-def merge_gradients(plan, first, last, x, work, mean, invstd, dweight, dbias):
-    """dweight and dbias; the sums of dy and dy * (x - mean) stay in part 0.
+def merge_gradients(plan, first, last, exact, x, work, mean, invstd, dweight, dbias, lost):
+    """dweight and dbias, and the sums behind them; once more, ``exact``, of channels that are lost.
 
-    Returns whether float32 could not hold the products.
+    A channel is lost if float32 could not hold its products.
     """
-    second = plan[_plan.PARTS] * plan[_plan.C]
+    c, parts, sums = plan[_plan.C], plan[_plan.PARTS], plan[_plan.SUMS]
     _merge(plan, first, last, work)
     n = np.float64(plan[_plan.N] * plan[_plan.L])
-    lost = False
     for j in range(first, last):
-        s1, s2 = work[j], work[second + j]
+        if exact and not lost[j]:
+            continue
+        s1, s2 = work[j], work[parts * c + j]
         if x.itemsize == 4:
-            # Where all is 0, dy is: a channel below a dead unit.
+            # Where both are 0, so is dy: below a dead unit, for example.
             tiny = abs(s2) <= TINY * n and (s1 != 0.0 or s2 != 0.0)
-            lost = lost or tiny or not (abs(s1) < np.inf and abs(s2) < np.inf)
+            lost[j] = tiny or not (abs(s1) < np.inf and abs(s2) < np.inf)
         s2 += (work[plan[_plan.SHIFT] + j] - mean[j]) * s1
-        work[second + j] = s2
+        work[sums + j], work[sums + c + j] = s1, s2
         dweight[j] = s2 * invstd[j]
         dbias[j] = s1
-    return lost
 
 
 @block
@@ -169,14 +170,14 @@ def backward_coefficients(plan, fixed, target, weight, mean, invstd, work):
     dx = weight * invstd * (dy - mean(dy) - (x - mean) * invstd^2 * mean(dy * (x - mean))); the
     factor is kept outside, so that data near 1e30 neither overflows nor vanishes.
     """
-    second = plan[_plan.PARTS] * plan[_plan.C]
+    sums, products = plan[_plan.SUMS], plan[_plan.SUMS] + plan[_plan.C]
     n = np.float64(plan[_plan.N] * plan[_plan.L])
     out = _coefficients(plan, target)
     for j in range(plan[_plan.C]):
         out[3, j] = weight[j] * invstd[j]
         if not fixed:
-            slope = -invstd[j] * (invstd[j] * (work[second + j] / n))
+            slope = -invstd[j] * (invstd[j] * (work[products + j] / n))
             out[0, j] = mean[j]
             out[1, j] = slope
-            out[2, j] = (np.float64(out[0, j]) - mean[j]) * slope - work[j] / n
+            out[2, j] = (np.float64(out[0, j]) - mean[j]) * slope - work[sums + j] / n
     return _widen(plan, out, target)

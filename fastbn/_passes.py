@@ -23,7 +23,7 @@ REDUCE, WRITE, FIXED = 1, 2, 4
 
 @block
 def _workspace(threads, plan, stats):
-    """Partial sums, a shift a channel, and two vectors a tile for each thread's columns."""
+    """Partial sums, three numbers a channel, and two vectors a tile for each thread's columns."""
     room = plan[_plan.TILE_ROOM]
     return aligned(plan[_plan.SCRATCH] + (room + room) * threads, stats)
 
@@ -68,11 +68,11 @@ def forward(team, plan, task, x, out, weight, bias, stats, count, eps):
     work = _workspace(threads, plan, stats)
     shifts = aligned(plan[_plan.TILE_ROOM] * threads, x)
     alone = _few(plan)
-    lost = np.zeros(team, np.bool_)
+    lost = np.zeros(channels, np.bool_)
     if task & REDUCE:
         for exact in range(2):
             if exact:
-                _channels.shift_to(plan, ZERO, channels, x, mean, work)
+                _channels.shift_to(plan, x, mean, work)
             elif alone:
                 _channels.shift_near(plan, ZERO, channels, x, work)
             else:
@@ -82,11 +82,11 @@ def forward(team, plan, task, x, out, weight, bias, stats, count, eps):
             for t in prange(team):
                 _reduce(np.uintp(t), threads, plan, exact, x, None, work, shifts)
             if alone:
-                lost[0] = _channels.merge_moments(plan, ZERO, channels, x, work, mean, m2)
+                _channels.merge_moments(plan, ZERO, channels, exact, x, work, mean, m2, lost)
             else:
                 for t in prange(team):
                     first, last = _share(np.uintp(t), threads, plan)
-                    lost[t] = _channels.merge_moments(plan, first, last, x, work, mean, m2)
+                    _channels.merge_moments(plan, first, last, exact, x, work, mean, m2, lost)
             if not lost.any():
                 break
     if task & WRITE:
@@ -106,21 +106,21 @@ def backward(team, plan, task, x, dy, out, weight, stats, dweight, dbias):
     mean, invstd = stats[:channels], stats[channels + channels :]
     work = _workspace(threads, plan, stats)
     shifts = aligned(plan[_plan.TILE_ROOM] * threads, x)
-    lost = np.zeros(team, np.bool_)
+    lost = np.zeros(channels, np.bool_)
     if task & REDUCE:
-        _channels.shift_to(plan, ZERO, channels, x, mean, work)
+        _channels.shift_to(plan, x, mean, work)
         for exact in range(2):
             for t in prange(team):
                 _reduce(np.uintp(t), threads, plan, exact, x, dy, work, shifts)
             if _few(plan):
-                lost[0] = _channels.merge_gradients(
-                    plan, ZERO, channels, x, work, mean, invstd, dweight, dbias
+                _channels.merge_gradients(
+                    plan, ZERO, channels, exact, x, work, mean, invstd, dweight, dbias, lost
                 )
             else:
                 for t in prange(team):
                     first, last = _share(np.uintp(t), threads, plan)
-                    lost[t] = _channels.merge_gradients(
-                        plan, first, last, x, work, mean, invstd, dweight, dbias
+                    _channels.merge_gradients(
+                        plan, first, last, exact, x, work, mean, invstd, dweight, dbias, lost
                     )
             if not lost.any():
                 break

@@ -21,8 +21,8 @@ WIDTH, TILE, HEIGHT = 8, 9, 10  # a block of _columns.reduce
 WRITE_BY_ROWS, WRITE_WIDTH = 11, 12
 AHEAD, AHEAD_BACKWARD = 13, 14  # whether to sum four rows at once and prefetch, instead of eight
 ALIGN, STREAM, STREAM_BACKWARD = 15, 16, 17  # whether to store whole lines, past the caches
-SHIFT, SCRATCH = 18, 19  # offsets into the workspace, behind the partial sums
-TILE_ROOM, WRITE_ROOM = 20, 21  # room for vectors that each begin on a cache line
+SHIFT, SUMS, SCRATCH = 18, 19, 20  # offsets into the workspace, behind the partial sums
+TILE_ROOM, WRITE_ROOM = 21, 22  # room for vectors that each begin on a cache line
 
 BLOCK = 16384  # values in a block: 64 to 128 KB, a few microseconds
 NARROW = 256  # bytes of a row that is summed in registers; twice as many, too
@@ -95,7 +95,7 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     """Cut a C-contiguous array of this shape, none of whose axes is empty."""
     n, c, run = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     total = n * c * run
-    values = np.zeros(22, np.uintp)
+    values = np.zeros(23, np.uintp)
     values[[N, C, L]] = n, c, run
 
     # Short runs leave most of a vector loop to its remainder: 7x7 by columns takes 46 us where
@@ -123,12 +123,12 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     size = total * itemsize
     slow = AHEAD_BYTES_BACKWARD if width <= AHEAD_WIDTH_BACKWARD else AHEAD_BYTES
     values[[AHEAD, AHEAD_BACKWARD]] = size > AHEAD_BYTES, size > slow
-    values[ALIGN] = total >= LARGE
     # Stores had better not go through the last-level cache when input and output do not fit it.
     values[STREAM] = 2 * size >= last_level_cache()
     values[STREAM_BACKWARD] = 3 * size >= last_level_cache()
-    values[SHIFT] = 2 * parts * c
-    values[SCRATCH] = _room(2 * parts * c + c)
+    values[ALIGN] = total >= LARGE or values[STREAM_BACKWARD]  # streaming stores need it
+    values[[SHIFT, SUMS, SCRATCH]] = (2 * parts + np.array([0, 1, 3])) * c
+    values[SCRATCH] = _room(int(values[SCRATCH]))
     values[TILE_ROOM] = _room(int(values[TILE]))
     values[WRITE_ROOM] = _room(int(values[WRITE_WIDTH]) + 32)
     return Plan(values, total >= LARGE)

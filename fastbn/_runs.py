@@ -6,7 +6,7 @@ from . import _plan
 from ._jit import block
 from ._vectors import VECTOR_BYTES
 
-ZERO, ONE, THREE, FOUR, EIGHT = (np.uintp(n) for n in (0, 1, 3, 4, 8))
+ZERO, ONE, FOUR, EIGHT, SIXTEEN = (np.uintp(n) for n in (0, 1, 4, 8, 16))
 
 
 @block

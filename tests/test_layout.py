@@ -20,8 +20,10 @@ def assert_like_oracle(x, dy, weight, bias, channel_axis=1):
     assert y.shape == grads.dx.shape == x.shape
     assert y.dtype == grads.dx.dtype == native
     mean, var = reference.statistics(x, channel_axis)
-    np.testing.assert_allclose(saved.stats.mean, mean, rtol=1e-14, atol=1e-14)
-    np.testing.assert_allclose(saved.stats.var(), var, rtol=1e-12)
+    # float32 is summed in float32, eight terms at a time
+    eps = np.finfo(native).eps if native == np.float32 else 64 * np.finfo(native).eps
+    assert np.all(np.abs(saved.stats.mean - mean) <= eps * (np.abs(mean) + np.sqrt(var)))
+    np.testing.assert_allclose(saved.stats.var(), var, rtol=64 * eps, atol=0)
     offset = np.max(np.abs(mean) / np.sqrt(var + 1e-5)) if native == np.float64 else 0
     unit = (16 + 4 * (1 + offset)) * np.finfo(native).eps
     expected = reference.forward(x, weight, bias, channel_axis=channel_axis)
