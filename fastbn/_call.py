@@ -37,21 +37,20 @@ def given(stats, channels: int) -> tuple[np.ndarray, float]:
 
 
 def check_out(out, layout: _layout.Layout, alias, **others) -> None:
-    if out is not None:
-        _validate.output("out", out, layout.shape, layout.dtype)
-        _validate.overlap(out, alias, **others)
+    """An output that is given may share memory with ``alias`` only."""
+    _validate.output("out", out, layout.shape, layout.dtype)
+    _validate.overlap(out, alias, **others)
 
 
 def run_forward(flat, layout, weight, bias, eps, buffer, count, task, out) -> np.ndarray:
     """Run the forward pass; the statistics are left in ``buffer``."""
-    target = _layout.Target(layout, out)
+    values, result = _layout.target(layout, out)
     if layout.plan is not None:
         _passes.forward(
-            layout.plan.large,
-            layout.plan.array,
+            layout.plan,
             task,
             flat,
-            target.flat,
+            values,
             weight,
             bias,
             buffer,
@@ -60,4 +59,6 @@ def run_forward(flat, layout, weight, bias, eps, buffer, count, task, out) -> np
         )
     elif task & _passes.REDUCE:
         buffer[:] = 0.0
-    return target.finish()
+    if out is None and not layout.converts:
+        return result
+    return _layout.finish(layout, result, out)

@@ -3,16 +3,13 @@
 Statistics are sums of d and d^2 around one shift a channel (Chan, Golub & LeVeque 1983): they
 merge by addition, exactly as far as float64 goes, and only the end adds the shift: merging rounded
 means costs hundreds of ulp of variance when the mean is 10,000 times the deviation.
-
-Channels first..last are a thread's share of them.
 """
 
 import numpy as np
 
-from . import _plan
-from ._columns import expand, lead
+from . import _columns, _plan
 from ._jit import block
-from ._runs import EIGHT, FOUR, ONE, SIXTEEN, ZERO, aligned, lanes_of
+from ._runs import EIGHT, FOUR, ONE, SIXTEEN, THREE, TWO, ZERO
 
 # Squares of float32 below 2^-126 lose digits, below 2^-149 they vanish; their mean must be so far
 # above that what is lost is nothing.
@@ -22,7 +19,7 @@ FEW_VALUES = np.uintp(1024)
 
 
 @block
-def shift_near(plan, first, last, x, work):
+def shift_near(plan, x, work):
     """Shift by the mean of a few values spread over each channel, to the data's precision.
 
     Near the mean, and exact for a constant channel: the squared distance of shift and mean, in
@@ -31,15 +28,15 @@ def shift_near(plan, first, last, x, work):
     n, c, run = plan[_plan.N], plan[_plan.C], plan[_plan.L]
     shift = work[plan[_plan.SHIFT] : plan[_plan.SHIFT] + c]
     points = SIXTEEN if n * run < FEW_VALUES else EIGHT if x.itemsize == 8 else FOUR
-    for j in range(first, last):
+    for j in range(c):
         value = np.float64(x[j * run])
         shift[j] = value if np.isfinite(value) else 0.0
     for k in range(ONE, points):
         o = n * k // points * c * run + run * k // points
-        for j in range(first, last):
+        for j in range(c):
             step = (np.float64(x[o + j * run]) - np.float64(x[j * run])) / np.float64(points)
             shift[j] += step if np.isfinite(step) else 0.0
-    for j in range(first, last):
+    for j in range(c):
         shift[j] = x.dtype.type(shift[j])
 
 
@@ -62,28 +59,30 @@ def _add(out, values):
 
 
 @block
-def _merge(plan, first, last, work):
+def _merge(plan, work):
     """Add up the partial sums, in order, into part 0."""
     c, parts = plan[_plan.C], plan[_plan.PARTS]
     for start in (ZERO, parts * c):
-        total = work[start + first : start + last]
+        total = work[start : start + c]
         for part in range(ONE, parts):
             # As slices, for the compiler to see that they do not overlap: 5 times as fast.
-            _add(total, work[start + part * c + first : start + part * c + last])
+            _add(total, work[start + part * c : start + (part + ONE) * c])
 
 
 @block
-def merge_moments(plan, first, last, exact, x, work, mean, m2, lost):
-    """The mean and sum of squared deviations; once more, ``exact``, of channels that are lost.
+def merge_moments(plan, exact, x, work, mean, m2):
+    """The mean and sum of squared deviations; once more, ``exact``, of channels that were lost.
 
-    A channel is lost if its shift lay far from its mean, or float32 could not hold its squares.
+    Returns whether any is: its shift lay far from its mean, or float32 could not hold its squares.
     """
     c, parts, base = plan[_plan.C], plan[_plan.PARTS], plan[_plan.SHIFT]
-    _merge(plan, first, last, work)
+    _merge(plan, work)
     n = np.float64(plan[_plan.N] * plan[_plan.L])
     far = 4.0 if x.itemsize == 8 else 2.0 if n < np.float64(FEW_VALUES) else 16.0
-    for j in range(first, last):
-        if exact and not lost[j]:
+    lost = work[plan[_plan.LOST] : plan[_plan.LOST] + c]
+    again = False
+    for j in range(c):
+        if exact and lost[j] == 0.0:
             continue
         s1, s2 = work[j], work[parts * c + j]
         d = s1 / n
@@ -91,32 +90,39 @@ def merge_moments(plan, first, last, exact, x, work, mean, m2, lost):
         # A comparison with NaN is false: it stays, and is never negative by rounding.
         squares = s2 - s1 * d
         m2[j] = 0.0 if squares < 0.0 else squares
-        lost[j] = s1 * d > far * squares
+        bad = s1 * d > far * squares
         if x.itemsize == 4:
-            lost[j] |= s2 <= TINY * n or not s2 < np.inf
+            bad = bad or s2 <= TINY * n or not s2 < np.inf
+        lost[j] = 1.0 if bad else 0.0
+        again = again or bad
+    return again
 
 
 @block
-def merge_gradients(plan, first, last, exact, x, work, mean, invstd, dweight, dbias, lost):
-    """dweight and dbias, and the sums behind them; once more, ``exact``, of channels that are lost.
+def merge_gradients(plan, exact, x, work, mean, invstd, dweight, dbias):
+    """dweight, dbias and the sums behind them; once more, ``exact``, of channels that were lost.
 
-    A channel is lost if float32 could not hold its products.
+    Returns whether any is: float32 could not hold its products.
     """
     c, parts, sums = plan[_plan.C], plan[_plan.PARTS], plan[_plan.SUMS]
-    _merge(plan, first, last, work)
+    _merge(plan, work)
     n = np.float64(plan[_plan.N] * plan[_plan.L])
-    for j in range(first, last):
-        if exact and not lost[j]:
+    lost = work[plan[_plan.LOST] : plan[_plan.LOST] + c]
+    again = False
+    for j in range(c):
+        if exact and lost[j] == 0.0:
             continue
         s1, s2 = work[j], work[parts * c + j]
-        if x.itemsize == 4:
-            # Where both are 0, so is dy: below a dead unit, for example.
-            tiny = abs(s2) <= TINY * n and (s1 != 0.0 or s2 != 0.0)
-            lost[j] = tiny or not (abs(s1) < np.inf and abs(s2) < np.inf)
+        # Where both are 0, so is dy: below a dead unit, for example.
+        tiny = abs(s2) <= TINY * n and (s1 != 0.0 or s2 != 0.0)
+        bad = x.itemsize == 4 and (tiny or not (abs(s1) < np.inf and abs(s2) < np.inf))
+        lost[j] = 1.0 if bad else 0.0
+        again = again or bad
         s2 += (work[plan[_plan.SHIFT] + j] - mean[j]) * s1
         work[sums + j], work[sums + c + j] = s1, s2
         dweight[j] = s2 * invstd[j]
         dbias[j] = s1
+    return again
 
 
 @block
@@ -128,56 +134,48 @@ def invert_deviations(count, eps, m2, invstd):
 
 
 @block
-def _coefficients(plan, like):
-    """Room for four coefficients of each channel, or of each column of a wide row."""
-    room = max(plan[_plan.C], plan[_plan.WRITE_ROOM])
-    return aligned(FOUR * room, like).reshape(4, np.intp(room))
+def _widen(plan, target, values):
+    """Repeat the coefficients along a wide row, and a vector beyond, for `_columns.write`."""
+    if plan[_plan.WRITE_BY_ROWS] == ZERO:
+        c, room, run = plan[_plan.C], plan[_plan.ROOM], plan[_plan.L]
+        for k in range(FOUR):
+            wide = _columns.coefficients(plan, k, target, values)
+            channels = values[k * room : k * room + c]
+            _columns.expand(channels, ZERO, run, np.uintp(wide.size), wide)
 
 
 @block
-def _widen(plan, channels, target):
-    """The coefficients as `_columns.write` reads them: of a wide row, and of a vector more."""
-    if plan[_plan.WRITE_BY_ROWS] != ZERO:
-        return channels
-    c, wide = plan[_plan.C], plan[_plan.WRITE_WIDTH]
-    before = lead(target) if plan[_plan.ALIGN] != ZERO else ZERO
-    out = _coefficients(plan, channels)
-    for k in range(4):
-        expand(channels[k, :c], ZERO, plan[_plan.L], wide + lanes_of(out), out[k, before:])
-    return out
-
-
-@block
-def forward_coefficients(plan, target, weight, bias, mean, invstd):
+def forward_coefficients(plan, target, weight, bias, mean, invstd, values):
     """m, b, c of ``y = (x - m) * b + c``.
 
     m is the mean rounded to the data's precision, c takes up what was rounded off: with |mean|
     much larger than the deviation, x - m is exact, where x * b + c loses thousands of ulp.
     """
-    out = _coefficients(plan, target)
+    room = plan[_plan.ROOM]
     for j in range(plan[_plan.C]):
         scale = weight[j] * invstd[j]
-        out[0, j] = mean[j]
-        out[1, j] = scale
-        out[2, j] = bias[j] + (np.float64(out[0, j]) - mean[j]) * scale
-    return _widen(plan, out, target)
+        values[j] = mean[j]
+        values[room + j] = scale
+        values[TWO * room + j] = bias[j] + (np.float64(values[j]) - mean[j]) * scale
+    _widen(plan, target, values)
 
 
 @block
-def backward_coefficients(plan, fixed, target, weight, mean, invstd, work):
+def backward_coefficients(plan, fixed, target, weight, mean, invstd, work, values):
     """m, b, c, a of ``dx = (dy + (x - m) * b + c) * a`` (Ioffe & Szegedy 2015, section 3).
 
     dx = weight * invstd * (dy - mean(dy) - (x - mean) * invstd^2 * mean(dy * (x - mean))); the
     factor is kept outside, so that data near 1e30 neither overflows nor vanishes.
     """
-    sums, products = plan[_plan.SUMS], plan[_plan.SUMS] + plan[_plan.C]
+    room, sums = plan[_plan.ROOM], plan[_plan.SUMS]
+    products = sums + plan[_plan.C]
     n = np.float64(plan[_plan.N] * plan[_plan.L])
-    out = _coefficients(plan, target)
     for j in range(plan[_plan.C]):
-        out[3, j] = weight[j] * invstd[j]
+        values[THREE * room + j] = weight[j] * invstd[j]
         if not fixed:
             slope = -invstd[j] * (invstd[j] * (work[products + j] / n))
-            out[0, j] = mean[j]
-            out[1, j] = slope
-            out[2, j] = (np.float64(out[0, j]) - mean[j]) * slope - work[sums + j] / n
-    return _widen(plan, out, target)
+            values[j] = mean[j]
+            values[room + j] = slope
+            difference = np.float64(values[j]) - mean[j]
+            values[TWO * room + j] = difference * slope - work[sums + j] / n
+    _widen(plan, target, values)

@@ -23,7 +23,7 @@ from ._intrinsics import (
     fence,
 )
 from ._jit import block, reduction
-from ._runs import ONE, ZERO, lanes_of, streams, to_line
+from ._runs import EIGHT, FOUR, ONE, ZERO, lanes_of, streams, to_line
 
 
 def _adder(rows, vectors, accumulate, accumulate_one):
@@ -103,7 +103,7 @@ def _fold(sums, first, run, n, out):
 
 
 @block
-def reduce(t, threads, plan, exact, x, dy, work, shifts):
+def reduce(t, threads, plan, exact, x, dy, work, values):
     """Leave the partial sums of the t-th share of the tiles in ``work``, as (2, PARTS, C)."""
     c, run, parts = plan[_plan.C], plan[_plan.L], plan[_plan.PARTS]
     width, tile, height = plan[_plan.WIDTH], plan[_plan.TILE], plan[_plan.HEIGHT]
@@ -113,7 +113,8 @@ def reduce(t, threads, plan, exact, x, dy, work, shifts):
     room = plan[_plan.TILE_ROOM]
     base = plan[_plan.SCRATCH] + (room + room) * t
     s1, s2 = work[base : base + tile], work[base + room : base + room + tile]
-    shift = shifts[room * t : room * t + tile]
+    base = EIGHT * plan[_plan.ROOM] + room * t
+    shift = values[base : base + tile]
     channel_shift = work[plan[_plan.SHIFT] : plan[_plan.SHIFT] + c]
     reached = min(c, tile // run)  # channels of a tile
     ahead = plan[_plan.AHEAD if dy is None else _plan.AHEAD_BACKWARD] != ZERO
@@ -150,10 +151,16 @@ def reduce(t, threads, plan, exact, x, dy, work, shifts):
 
 
 @block
-def lead(out):
-    """Room before the coefficients, for the vectors that lie on cache lines of the output."""
-    lanes = lanes_of(out)
-    return (lanes - to_line(out, ZERO)) % lanes
+def coefficients(plan, k, out, values):
+    """The k-th coefficients of a wide row, and where in the workspace they begin.
+
+    Behind as many values as make them lie on cache lines where the output does.
+    """
+    room, lanes = plan[_plan.ROOM], lanes_of(out)
+    start = (FOUR + k) * room
+    if plan[_plan.ALIGN] != ZERO:
+        start += (lanes - to_line(out, ZERO)) % lanes
+    return values[start : start + plan[_plan.WRITE_WIDTH] + lanes]
 
 
 @block
@@ -166,7 +173,7 @@ def _write_values(o, stop, wide, x, dy, out, m, b, c, a):
 
 
 @block
-def write(t, threads, plan, x, dy, out, coefficients):
+def write(t, threads, plan, x, dy, out, values):
     """Write the t-th share of the values, in memory order.
 
     All vectors lie on cache lines, wherever rows end: a row's last vector may reach into the
@@ -174,13 +181,10 @@ def write(t, threads, plan, x, dy, out, coefficients):
     """
     wide, lanes = plan[_plan.WRITE_WIDTH], lanes_of(out)
     total = plan[_plan.N] * plan[_plan.C] * plan[_plan.L]
-    before = lead(out) if plan[_plan.ALIGN] != ZERO else ZERO
-    m, b, c, a = (
-        coefficients[0, before:],
-        coefficients[1, before:],
-        coefficients[2, before:],
-        coefficients[3, before:],
-    )
+    m = coefficients(plan, np.uintp(0), out, values)
+    b = coefficients(plan, np.uintp(1), out, values)
+    c = coefficients(plan, np.uintp(2), out, values)
+    a = coefficients(plan, np.uintp(3), out, values)
     o, stop = total * t // threads, total * (t + ONE) // threads
     stream = streams(plan, out, x, dy)
     head = min(stop, o + to_line(out, o)) if plan[_plan.ALIGN] != ZERO else o
@@ -196,7 +200,8 @@ def write(t, threads, plan, x, dy, out, coefficients):
         while o < end:
             affine(out, x, dy, o, m, b, c, a, p)
             o, p = o + lanes, p + lanes
-        p -= wide
+        if p >= wide:
+            p -= wide
     _write_values(last, stop, wide, x, dy, out, m, b, c, a)
     if stream:
         fence()

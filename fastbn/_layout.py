@@ -28,6 +28,7 @@ class Layout(NamedTuple):
     size: int
     n: int  # values per channel
     plan: _plan.Plan | None  # None for an empty array
+    converts: bool  # whether the output has another dtype than the arithmetic
 
 
 @lru_cache(maxsize=1024)
@@ -41,7 +42,10 @@ def _layout(shape, channel_axis: int, order, dtype: np.dtype) -> Layout:
         inverse = tuple(order.index(i) for i in range(len(shape)))
     plan = _plan.plan(moved, position, compute.itemsize) if size else None
     n = math.prod(shape[:axis] + shape[axis + 1 :])
-    return Layout(shape, axis, order, inverse, compute, output, shape[axis], size, n, plan)
+    converts = compute != output
+    return Layout(
+        shape, axis, order, inverse, compute, output, shape[axis], size, n, plan, converts
+    )
 
 
 class _Borrowed:
@@ -70,11 +74,17 @@ def see(x: np.ndarray, channel_axis: int) -> tuple[np.ndarray, Layout]:
     """``x`` flat in memory order, in the dtype to compute in, and its layout."""
     if type(channel_axis) is not int:
         channel_axis = _validate.integer("channel_axis", channel_axis)
+    if x.flags.carray:
+        layout = _layout(x.shape, channel_axis, None, x.dtype)
+        if x.dtype is layout.compute:  # the ordinary case
+            return x.reshape(-1), layout
     order = _order(x)
     layout = _layout(x.shape, channel_axis, order, x.dtype)
     if order is not None and not x.transpose(order).flags.c_contiguous:
         x = np.array(x, layout.compute, order="K")
-        layout = _layout(x.shape, channel_axis, _order(x), x.dtype)._replace(dtype=layout.dtype)
+        layout = _layout(x.shape, channel_axis, _order(x), x.dtype)._replace(
+            dtype=layout.dtype, converts=layout.converts
+        )
     return flatten(x, layout), layout
 
 
@@ -107,8 +117,11 @@ def fresh(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
             raw = np.empty(size + _ALIGNMENT, np.uint8)
         start = -raw.__array_interface__["data"][0] % _ALIGNMENT
         flat = raw[start : start + size].view(layout.compute)
-    else:
-        flat = np.empty(layout.size, layout.compute)
+        return flat, shaped(flat, layout)
+    if layout.order is None:
+        result = np.empty(layout.shape, layout.compute)
+        return result.reshape(-1), result
+    flat = np.empty(layout.size, layout.compute)
     return flat, shaped(flat, layout)
 
 
@@ -119,22 +132,20 @@ def shaped(flat: np.ndarray, layout: Layout) -> np.ndarray:
     return flat.reshape([layout.shape[i] for i in layout.order]).transpose(layout.inverse)
 
 
-class Target:
-    """Where a kernel writes: `flat`; `finish` gives the array that the caller gets."""
+def target(layout: Layout, out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Where a kernel writes: flat, and in the layout's shape. `finish` gives what callers get."""
+    if out is None:
+        return fresh(layout)
+    view = _view(out, layout)
+    return fresh(layout) if view is None else (view, out)
 
-    def __init__(self, layout: Layout, out: np.ndarray | None):
-        self._out, self._dtype = out, layout.dtype
-        view = None if out is None else _view(out, layout)
-        if out is not None and view is not None:
-            self.flat, self._result = view, out
-        else:
-            self.flat, self._result = fresh(layout)
 
-    def finish(self) -> np.ndarray:
-        if self._result is self._out or (self._out is None and self._result.dtype == self._dtype):
-            return self._result
+def finish(layout: Layout, result: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    """A result in the output's dtype, in ``out`` if there is one."""
+    if result is not out and (out is not None or layout.converts):
         with np.errstate(over="ignore"):  # float16 has infinity for what is beyond it
-            if self._out is None:
-                return self._result.astype(self._dtype)
-            self._out[...] = self._result
-        return self._out
+            if out is None:
+                return result.astype(layout.dtype)
+            out[...] = result
+            return out
+    return result

@@ -16,19 +16,19 @@ LEAST = 32 << 20  # bytes from which the C library does not keep blocks
 PAGE = 2 << 20  # a huge page
 KEEP = 8  # of the machine's memory, at most one part in so many is kept
 
-_free: dict[int, list[np.ndarray]] = {}
+_free: dict[int, list[mmap.mmap]] = {}
 
 
 class _Block:
     """The owner of an output's memory."""
 
-    def __init__(self, memory: np.ndarray):
-        self._memory = memory
-        self.__array_interface__ = memory.__array_interface__
+    def __init__(self, mapping: mmap.mmap):
+        self._mapping = mapping
+        self.__array_interface__ = np.frombuffer(mapping, np.uint8).__array_interface__
 
     def __del__(self):
         with suppress(Exception):  # at the interpreter's end, anything may be gone
-            _keep(self._memory)
+            _keep(self._mapping)
 
 
 def empty(size: int) -> np.ndarray | None:
@@ -37,26 +37,26 @@ def empty(size: int) -> np.ndarray | None:
         return None
     size = -(-size // PAGE) * PAGE
     try:
-        memory = _free[size].pop()
+        mapping = _free[size].pop()
     except (KeyError, IndexError):
-        memory = _map(size)
-    return np.asarray(_Block(memory))
+        mapping = _map(size)
+    return np.asarray(_Block(mapping))
 
 
-def _map(size: int) -> np.ndarray:
+def _map(size: int) -> mmap.mmap:
     try:
         mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError:
         raise MemoryError(f"no memory for an array of {size} bytes") from None
     with suppress(OSError):  # a kernel without huge pages
         mapping.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(mapping, np.uint8)
+    return mapping
 
 
-def _keep(memory: np.ndarray) -> None:
+def _keep(mapping: mmap.mmap) -> None:
     """Lists are changed by single operations only: any thread, and the collector, may come here."""
     limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // KEEP
-    kept = sum(size * len(blocks) for size, blocks in list(_free.items()))
-    if kept + memory.size <= limit:
-        memory.base.obj.madvise(mmap.MADV_FREE)
-        _free.setdefault(memory.size, []).append(memory)
+    kept = sum(size * len(mappings) for size, mappings in list(_free.items()))
+    if kept + len(mapping) <= limit:
+        mapping.madvise(mmap.MADV_FREE)
+        _free.setdefault(len(mapping), []).append(mapping)

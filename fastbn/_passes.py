@@ -14,50 +14,31 @@ import numpy as np
 from numba import prange
 
 from . import _channels, _columns, _plan, _rows
-from ._jit import block, kernel
-from ._runs import ONE, ZERO, aligned
+from ._jit import glue, kernel, small_kernel
+from ._runs import ZERO
 
 # What a pass has to do, as a sum of these.
 REDUCE, WRITE, FIXED = 1, 2, 4
 
 
-@block
-def _workspace(threads, plan, stats):
-    """Partial sums, three numbers a channel, and two vectors a tile for each thread's columns."""
-    room = plan[_plan.TILE_ROOM]
-    return aligned(plan[_plan.SCRATCH] + (room + room) * threads, stats)
-
-
-@block
-def _few(plan):
-    """Whether one thread merges the partial sums sooner than a team starts."""
-    return plan[_plan.PARTS] * plan[_plan.C] <= np.uintp(8192)
-
-
-@block
-def _share(t, threads, plan):
-    """The t-th share of the channels."""
-    return plan[_plan.C] * t // threads, plan[_plan.C] * (t + ONE) // threads
-
-
-@block
-def _reduce(t, threads, plan, exact, x, dy, work, shifts):
+@glue
+def _reduce(t, threads, plan, exact, x, dy, work, values):
     if plan[_plan.REDUCE_BY_ROWS] != ZERO:
         _rows.reduce(t, threads, plan, exact, x, dy, work)
     else:
-        _columns.reduce(t, threads, plan, exact, x, dy, work, shifts)
+        _columns.reduce(t, threads, plan, exact, x, dy, work, values)
 
 
-@block
-def _write(t, threads, plan, x, dy, out, coefficients):
+@glue
+def _write(t, threads, plan, x, dy, out, values):
     if plan[_plan.WRITE_BY_ROWS] != ZERO:
-        _rows.write(t, threads, plan, x, dy, out, coefficients)
+        _rows.write(t, threads, plan, x, dy, out, values)
     else:
-        _columns.write(t, threads, plan, x, dy, out, coefficients)
+        _columns.write(t, threads, plan, x, dy, out, values)
 
 
 @kernel
-def forward(team, plan, task, x, out, weight, bias, stats, count, eps):
+def forward(team, plan, work, values, task, x, out, weight, bias, stats, count, eps):
     """REDUCE: mean and m2 of x into `stats`. WRITE: invstd too, and the normalised x into `out`.
 
     Without REDUCE, mean and m2 are read from `stats` and the variance is m2 / count.
@@ -65,72 +46,49 @@ def forward(team, plan, task, x, out, weight, bias, stats, count, eps):
     threads, channels = np.uintp(team), plan[_plan.C]
     mean, m2 = stats[:channels], stats[channels : channels + channels]
     invstd = stats[channels + channels :]
-    work = _workspace(threads, plan, stats)
-    shifts = aligned(plan[_plan.TILE_ROOM] * threads, x)
-    alone = _few(plan)
-    lost = np.zeros(channels, np.bool_)
     if task & REDUCE:
+        _channels.shift_near(plan, x, work)
         for exact in range(2):
-            if exact:
-                _channels.shift_to(plan, x, mean, work)
-            elif alone:
-                _channels.shift_near(plan, ZERO, channels, x, work)
-            else:
-                for t in prange(team):
-                    first, last = _share(np.uintp(t), threads, plan)
-                    _channels.shift_near(plan, first, last, x, work)
             for t in prange(team):
-                _reduce(np.uintp(t), threads, plan, exact, x, None, work, shifts)
-            if alone:
-                _channels.merge_moments(plan, ZERO, channels, exact, x, work, mean, m2, lost)
-            else:
-                for t in prange(team):
-                    first, last = _share(np.uintp(t), threads, plan)
-                    _channels.merge_moments(plan, first, last, exact, x, work, mean, m2, lost)
-            if not lost.any():
+                _reduce(np.uintp(t), threads, plan, exact, x, None, work, values)
+            if not _channels.merge_moments(plan, exact, x, work, mean, m2):
                 break
+            _channels.shift_to(plan, x, mean, work)
     if task & WRITE:
         _channels.invert_deviations(count, eps, m2, invstd)
-        coefficients = _channels.forward_coefficients(plan, out, weight, bias, mean, invstd)
+        _channels.forward_coefficients(plan, out, weight, bias, mean, invstd, values)
         for t in prange(team):
-            _write(np.uintp(t), threads, plan, x, None, out, coefficients)
+            _write(np.uintp(t), threads, plan, x, None, out, values)
 
 
 @kernel
-def backward(team, plan, task, x, dy, out, weight, stats, dweight, dbias):
+def backward(team, plan, work, values, task, x, dy, out, weight, stats, dweight, dbias):
     """REDUCE: dweight and dbias. WRITE: dx into `out`, which needs REDUCE unless FIXED.
 
     FIXED treats the statistics as constants.
     """
-    threads, channels = np.uintp(team), plan[_plan.C]
+    threads, channels, fixed = np.uintp(team), plan[_plan.C], task & FIXED
     mean, invstd = stats[:channels], stats[channels + channels :]
-    work = _workspace(threads, plan, stats)
-    shifts = aligned(plan[_plan.TILE_ROOM] * threads, x)
-    lost = np.zeros(channels, np.bool_)
     if task & REDUCE:
         _channels.shift_to(plan, x, mean, work)
         for exact in range(2):
             for t in prange(team):
-                _reduce(np.uintp(t), threads, plan, exact, x, dy, work, shifts)
-            if _few(plan):
-                _channels.merge_gradients(
-                    plan, ZERO, channels, exact, x, work, mean, invstd, dweight, dbias, lost
-                )
-            else:
-                for t in prange(team):
-                    first, last = _share(np.uintp(t), threads, plan)
-                    _channels.merge_gradients(
-                        plan, first, last, exact, x, work, mean, invstd, dweight, dbias, lost
-                    )
-            if not lost.any():
+                _reduce(np.uintp(t), threads, plan, exact, x, dy, work, values)
+            if not _channels.merge_gradients(plan, exact, x, work, mean, invstd, dweight, dbias):
                 break
     if task & WRITE:
-        coefficients = _channels.backward_coefficients(
-            plan, task & FIXED, out, weight, mean, invstd, work
-        )
-        if task & FIXED:
-            for t in prange(team):
-                _write(np.uintp(t), threads, plan, None, dy, out, coefficients)
-        else:
-            for t in prange(team):
-                _write(np.uintp(t), threads, plan, x, dy, out, coefficients)
+        _channels.backward_coefficients(plan, fixed, out, weight, mean, invstd, work, values)
+        for t in prange(team):
+            if fixed:
+                _write(np.uintp(t), threads, plan, None, dy, out, values)
+            else:
+                _write(np.uintp(t), threads, plan, x, dy, out, values)
+
+
+@small_kernel
+def move(running_mean, running_var, mean, m2, divisor, momentum):
+    """``running = (1 - momentum) * running + momentum * batch``, in float64."""
+    for j in range(np.uintp(mean.size)):
+        running_mean[j] = running_mean[j] * (1.0 - momentum) + momentum * mean[j]
+    for j in range(np.uintp(m2.size)):
+        running_var[j] = running_var[j] * (1.0 - momentum) + momentum * (m2[j] / divisor)

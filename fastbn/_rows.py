@@ -12,7 +12,7 @@ from ._intrinsics import (
     sum_run_exact,
 )
 from ._jit import block
-from ._runs import ONE, ZERO, lanes_of, streams, to_line
+from ._runs import ONE, THREE, TWO, ZERO, lanes_of, streams, to_line
 
 
 @block
@@ -56,7 +56,7 @@ def _write_values(o, stop, length, channels, x, dy, out, m, b, c, a):
 
 
 @block
-def write(t, threads, plan, x, dy, out, coefficients):
+def write(t, threads, plan, x, dy, out, values):
     """Write the t-th share of the output, in memory order: threads share values, not rows.
 
     All vectors lie on cache lines, whatever the runs in them: 7x7 planes take 1.3 times a copy,
@@ -64,7 +64,12 @@ def write(t, threads, plan, x, dy, out, coefficients):
     """
     channels, length, lanes = plan[_plan.C], plan[_plan.L], lanes_of(out)
     total = plan[_plan.N] * channels * length
-    m, b, c, a = coefficients[0], coefficients[1], coefficients[2], coefficients[3]
+    room = plan[_plan.ROOM]
+    m, b = values[:channels], values[room : room + channels]
+    c, a = (
+        values[TWO * room : TWO * room + channels],
+        values[THREE * room : THREE * room + channels],
+    )
     o, stop = total * t // threads, total * (t + ONE) // threads
     stream = streams(plan, out, x, dy)
     head = min(stop, o + to_line(out, o)) if plan[_plan.ALIGN] != ZERO else o

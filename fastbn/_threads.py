@@ -117,10 +117,9 @@ def decided_by() -> str:
     return min(found, key=found.__getitem__)
 
 
-def run(serial: Callable, parallel: Callable, large: bool, *args) -> None:
-    """Call ``parallel(threads, *args)`` if the call is large and the team free, else ``serial``."""
-    threads = get_num_threads() if large else 1
-    if threads == 1 or _forked or not _team.acquire(blocking=False):
+def run(serial: Callable, parallel: Callable, threads: int, *args) -> None:
+    """Call ``parallel(threads, *args)`` if the team may be used and is free, else ``serial``."""
+    if _forked or not _team.acquire(blocking=False):
         serial(1, *args)
         return
     try:

@@ -91,6 +91,10 @@ def more_than_one_value(n: int, shape: tuple[int, ...]) -> None:
 
 def vector(name: str, value, channels: int, dtype=None) -> np.ndarray:
     """One real number of any precision a channel; a contiguous array of ``dtype``, if given."""
+    if type(value) is np.ndarray and value.shape == (channels,):  # the ordinary cases
+        kind = value.dtype
+        if (kind is dtype and value.flags.carray) or (dtype is None and kind.kind == "f"):
+            return value
     given = array(name, value)
     if given.ndim != 1:
         raise ValueError(f"{name} should be 1-D with {channels} elements, got shape {given.shape}")
@@ -103,11 +107,19 @@ def vector(name: str, value, channels: int, dtype=None) -> np.ndarray:
     return np.array(given, dtype, order="C")
 
 
+def defined(name: str, value, channels: int) -> None:
+    """A statistic that evaluation needs."""
+    if value is None:
+        raise ValueError(f"{name} must be defined in evaluation mode")
+    vector(name, value, channels)
+
+
 def running(name: str, value, channels: int) -> None:
     """A running statistic is updated in place: a writable float array of any stride."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name} should be a NumPy array, got {type(value).__name__}")
-    vector(name, value, channels)
+    if type(value) is not np.ndarray or value.shape != (channels,):
+        vector(name, value, channels)
     if value.dtype.kind != "f" and value.dtype.name != "bfloat16":
         raise TypeError(f"{name} should be a floating-point array, got dtype {value.dtype}")
     if not value.flags.writeable:
@@ -116,6 +128,8 @@ def running(name: str, value, channels: int) -> None:
 
 def number(name: str, value, least: float = -math.inf) -> float:
     """A real number of at least so much, which excludes NaN."""
+    if type(value) is float and value >= least:
+        return value
     try:
         if isinstance(value, str | bytes):
             raise TypeError

@@ -75,36 +75,30 @@ def batch_norm(
     x = _validate.array("x", x)
     flat, layout = _layout.see(x, channel_axis)
     channels = layout.channels
-    for name, running in (("running_mean", running_mean), ("running_var", running_var)):
-        if running is None and not training:
-            raise ValueError(f"{name} must be defined in evaluation mode")
-        if running is not None and training:
-            _validate.running(name, running, channels)
-        elif running is not None:
-            _validate.vector(name, running, channels)
+    if training:
+        if running_mean is not None:
+            _validate.running("running_mean", running_mean, channels)
+        if running_var is not None:
+            _validate.running("running_var", running_var, channels)
+    else:
+        _validate.defined("running_mean", running_mean, channels)
+        _validate.defined("running_var", running_var, channels)
     scale = _call.parameter("weight", weight, 1.0, layout)
     shift = _call.parameter("bias", bias, 0.0, layout)
     eps = _validate.number("eps", eps, 0.0)
     momentum = _validate.number("momentum", momentum)
-    _call.check_out(
-        out,
-        layout,
-        x,
-        x=x,
-        running_mean=running_mean,
-        running_var=running_var,
-        weight=weight,
-        bias=bias,
-    )
+    if out is not None:
+        others = {"running_mean": running_mean, "running_var": running_var}
+        _call.check_out(out, layout, x, x=x, **others, weight=weight, bias=bias)
+    buffer = np.empty(3 * channels)
     if not training:
-        buffer, _ = _call.given((running_mean, running_var), channels)
+        buffer[:channels], buffer[channels : 2 * channels] = running_mean, running_var
         return _call.run_forward(flat, layout, scale, shift, eps, buffer, 1.0, _passes.WRITE, out)
     _validate.more_than_one_value(layout.n, layout.shape)
-    buffer = np.empty(3 * channels)
-    task = _passes.REDUCE | _passes.WRITE
-    y = _call.run_forward(flat, layout, scale, shift, eps, buffer, float(layout.n), task, out)
+    task, count = _passes.REDUCE | _passes.WRITE, float(layout.n)
+    y = _call.run_forward(flat, layout, scale, shift, eps, buffer, count, task, out)
     if running_mean is not None or running_var is not None:
-        moments = moments_of(buffer, float(layout.n))
+        moments = moments_of(buffer, count)
         move_running_stats(running_mean, running_var, moments, momentum, 1, "propagate")
     return y
 
@@ -161,5 +155,6 @@ def normalize(
     shift = _call.parameter("bias", bias, 0.0, layout)
     eps = _validate.number("eps", eps, 0.0)
     buffer, count = _call.given(stats, layout.channels)
-    _call.check_out(out, layout, x, x=x, weight=weight, bias=bias)
+    if out is not None:
+        _call.check_out(out, layout, x, x=x, weight=weight, bias=bias)
     return _call.run_forward(flat, layout, scale, shift, eps, buffer, count, _passes.WRITE, out)

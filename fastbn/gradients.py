@@ -118,7 +118,8 @@ def forward_any(x, weight, bias, eps, channel_axis, stats, out, least) -> tuple[
     scale = _call.parameter("weight", weight, 1.0, layout)
     shift = _call.parameter("bias", bias, 0.0, layout)
     eps = _validate.number("eps", eps, 0.0)
-    _call.check_out(out, layout, None, x=x, weight=weight, bias=bias)
+    if out is not None:
+        _call.check_out(out, layout, None, x=x, weight=weight, bias=bias)
     if stats is not None:
         task = _passes.WRITE
         buffer, count = _call.given(stats, layout.channels)
@@ -178,35 +179,36 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     dy = _validate.array("dy", dy)
     layout = saved.layout
     _validate.gradient("dy", dy, layout.shape)
-    _call.check_out(out, layout, dy, dy=dy, x=saved.x, weight=saved._weight)
+    if out is not None:
+        _call.check_out(out, layout, dy, dy=dy, x=saved.x, weight=saved._weight)
     channels = layout.channels
     if layout.plan is None:
-        dx = _layout.Target(layout, out).finish()
-        grads = (dx, np.zeros(channels, layout.compute), np.zeros(channels, layout.compute))
+        empty = _layout.finish(layout, _layout.target(layout, out)[1], out)
+        grads = (empty, np.zeros(channels, layout.compute), np.zeros(channels, layout.compute))
         return Grads(*(g if need else None for g, need in zip(grads, needs, strict=True)))
     x = _layout.flatten(saved.x, layout)
     task = _passes.FIXED if saved.fixed else 0
     if needs[1] or needs[2] or not saved.fixed:
         task |= _passes.REDUCE
-    target = None
+    values: Any = None
+    dx: Any = None
     if needs[0]:
         task |= _passes.WRITE
-        target = _layout.Target(layout, out)
+        values, dx = _layout.target(layout, out)
     dweight, dbias = np.empty(channels, layout.compute), np.empty(channels, layout.compute)
     _passes.backward(
-        layout.plan.large,
-        layout.plan.array,
+        layout.plan,
         task,
         x,
         _layout.flatten(dy, layout),
-        x if target is None else target.flat,
+        x if values is None else values,
         saved._weight,
         saved._buffer,
         dweight,
         dbias,
     )
     return Grads(
-        None if target is None else target.finish(),
+        None if dx is None else _layout.finish(layout, dx, out),
         dweight if needs[1] else None,
         dbias if needs[2] else None,
     )

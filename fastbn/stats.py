@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _layout, _passes, _validate
 
+_KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 Moments = tuple[float, np.ndarray, np.ndarray]  # count, mean, m2: `Stats` without its guarantees
 
 
@@ -125,8 +126,7 @@ def batch_stats(x, *, channel_axis: int = 1) -> Stats:
     buffer = np.empty(3 * layout.channels)
     unused = np.empty(0, layout.compute)
     _passes.forward(
-        layout.plan.large,
-        layout.plan.array,
+        layout.plan,
         _passes.REDUCE,
         flat,
         unused,
@@ -273,6 +273,10 @@ def move_running_stats(
     count, mean, m2 = moments
     if count == 0:
         return False
+    if nonfinite == "propagate" and _ordinary(running_mean, running_var, mean):
+        divisor = count - ddof if count > ddof else count
+        _passes.move(running_mean, running_var, mean, m2, divisor, momentum)
+        return True
     with np.errstate(all="ignore"):
         var = m2 / (count - ddof if count > ddof else count)
         if nonfinite != "propagate":
@@ -289,3 +293,16 @@ def move_running_stats(
                 moved += momentum * new
                 running[...] = moved  # nothing that can fail comes between the two
     return True
+
+
+def _ordinary(running_mean, running_var, mean) -> bool:
+    """Whether the kernel takes these arrays: NumPy needs six calls, longer than a small batch."""
+    return (
+        running_mean is not None
+        and running_var is not None
+        and running_mean.flags.carray
+        and running_var.flags.carray
+        and running_mean.dtype == running_var.dtype
+        and running_mean.dtype in _KERNEL_DTYPES
+        and mean.flags.writeable
+    )

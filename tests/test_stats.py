@@ -33,8 +33,10 @@ def test_batch_stats_of_any_array(case):
     assert stats.count == x.size // x.shape[axis]
     assert stats.mean.dtype == stats.m2.dtype == np.float64
     assert stats.mean.shape == stats.m2.shape == (x.shape[axis],)
-    np.testing.assert_allclose(stats.mean, mean, rtol=1e-14, atol=1e-14)
-    np.testing.assert_allclose(stats.var(), var, rtol=1e-12)
+    single = x.dtype.itemsize <= 4 and x.dtype.kind == "f"  # summed in float32
+    eps = np.finfo(np.float32 if single else np.float64).eps * (1 if single else 64)
+    assert np.all(np.abs(stats.mean - mean) <= eps * (np.abs(mean) + np.sqrt(var)))
+    np.testing.assert_allclose(stats.var(), var, rtol=64 * eps)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
