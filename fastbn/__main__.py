@@ -27,13 +27,14 @@ SHAPES = {
 
 def _forward(x: np.ndarray, axis: int) -> None:
     """Every public function that normalises or takes statistics."""
-    weight, bias, mean, var = np.ones((4, x.shape[axis]), np.float32)
+    weight, bias = np.ones((2, x.shape[axis]), np.float32)
     stats = fastbn.batch_stats(x, channel_axis=axis)
     for parameters in ({}, {"weight": weight, "bias": bias}):
         fastbn.forward(x, **parameters, channel_axis=axis)
         fastbn.forward(x, **parameters, channel_axis=axis, stats=stats)
         fastbn.normalize(x, stats, **parameters, channel_axis=axis)
-        for training in (True, False):
+        for training, dtype in product((True, False), (np.float32, np.float64)):
+            mean, var = np.ones((2, x.shape[axis]), dtype)
             fastbn.batch_norm(x, mean, var, **parameters, training=training, channel_axis=axis)
 
 

@@ -7,9 +7,9 @@ variance, and the backward pass uses the same eps as the forward pass.
 import numpy as np
 
 from . import _validate
+from ._running import move_running_stats
 from .functional import normalize
 from .gradients import Saved, backward, forward_any
-from .stats import move_running_stats
 
 
 def batchnorm_forward(x, gamma, beta, bn_param: dict) -> tuple[np.ndarray, Saved | None]:

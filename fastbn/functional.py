@@ -3,7 +3,8 @@
 import numpy as np
 
 from . import _call, _layout, _passes, _validate
-from .stats import moments_of, move_running_stats
+from ._running import move_running_stats
+from .stats import moments_of
 
 
 def batch_norm(

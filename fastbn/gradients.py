@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import _call, _layout, _passes, _validate
-from .stats import Moments, Stats, moments_of, of_buffer
+from ._running import Moments
+from .stats import Stats, moments_of, of_buffer
 
 
 class Saved:

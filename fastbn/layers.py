@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from . import _validate
+from ._running import move_running_stats
 from .gradients import Saved, backward, forward
-from .stats import move_running_stats
 
 
 class BatchNorm:

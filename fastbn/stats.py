@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import _layout, _passes, _validate
-
-_KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-Moments = tuple[float, np.ndarray, np.ndarray]  # count, mean, m2: `Stats` without its guarantees
+from ._running import Moments, move_running_stats
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -261,48 +259,3 @@ def update_running_stats(
     _validate.choice("nonfinite", nonfinite, ("propagate", "skip", "raise"))
     moments = stats.count, stats.mean, stats.m2
     move_running_stats(running_mean, running_var, moments, momentum, less, nonfinite)
-
-
-def move_running_stats(
-    running_mean, running_var, moments: Moments, momentum: float, ddof: float, nonfinite: str
-) -> bool:
-    """`update_running_stats` for arguments that are checked; either array may be None.
-
-    Returns whether the statistics were taken.
-    """
-    count, mean, m2 = moments
-    if count == 0:
-        return False
-    if nonfinite == "propagate" and _ordinary(running_mean, running_var, mean):
-        divisor = count - ddof if count > ddof else count
-        _passes.move(running_mean, running_var, mean, m2, divisor, momentum)
-        return True
-    with np.errstate(all="ignore"):
-        var = m2 / (count - ddof if count > ddof else count)
-        if nonfinite != "propagate":
-            bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(var)))
-            if bad.size and nonfinite == "skip":
-                return False
-            if bad.size:
-                raise FloatingPointError(
-                    f"mean or variance is not finite in channels {bad.tolist()}"
-                )
-        for running, new in ((running_mean, mean), (running_var, var)):
-            if running is not None:
-                moved = np.multiply(running, 1.0 - momentum, dtype=np.float64)
-                moved += momentum * new
-                running[...] = moved  # nothing that can fail comes between the two
-    return True
-
-
-def _ordinary(running_mean, running_var, mean) -> bool:
-    """Whether the kernel takes these arrays: NumPy needs six calls, longer than a small batch."""
-    return (
-        running_mean is not None
-        and running_var is not None
-        and running_mean.flags.carray
-        and running_var.flags.carray
-        and running_mean.dtype == running_var.dtype
-        and running_mean.dtype in _KERNEL_DTYPES
-        and mean.flags.writeable
-    )

@@ -20,7 +20,7 @@ LADDER = [
     ["_rows", "_columns"],
     ["_channels"],
     ["_passes"],
-    ["_layout"],
+    ["_layout", "_running"],
     ["stats"],
     ["_call"],
     ["functional", "gradients"],

@@ -11,6 +11,7 @@ import pytest
 from process import TIMEOUT, run_python
 
 import fastbn
+from fastbn import _threads
 from fastbn.__main__ import _progress, main
 
 
@@ -45,7 +46,13 @@ def warm(tmp_path_factory):
     return directory, command("warmup", "--dtypes", "float32", NUMBA_CACHE_DIR=str(directory))
 
 
-def test_info_prints_all_of_config_info():
+@pytest.fixture
+def as_started(monkeypatch):
+    """This process as if nobody had set its number of threads."""
+    monkeypatch.setattr(_threads, "_chosen", None)
+
+
+def test_info_prints_all_of_config_info(as_started):
     process = command("info")
     assert process.returncode == 0, process.stderr
     lines = process.stdout.splitlines()
@@ -55,7 +62,7 @@ def test_info_prints_all_of_config_info():
             assert line.endswith(f" {value}")
 
 
-def test_info_for_machines():
+def test_info_for_machines(as_started):
     found, expected = json.loads(command("info", "--json").stdout), fastbn.config_info()
     assert found | {"threading_layer": ""} == expected | {"threading_layer": ""}
 
