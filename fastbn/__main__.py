@@ -1,7 +1,6 @@
 """The command line: `python -m fastbn info | warmup | bench`."""
 
 import argparse
-import gc
 import json
 import os
 import sys
@@ -68,15 +67,9 @@ def _progress(steps: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
 
 def _kernels() -> tuple[int, int]:
     """How many kernels this process has compiled, and how many it has found in the cache."""
-    from numba.core.dispatcher import Dispatcher
+    from ._jit import caches
 
-    from ._cache import DiskCache
-
-    # Wherever they are defined; what has no cache of its own is part of a kernel.
-    dispatchers = [o for o in gc.get_objects() if issubclass(type(o), Dispatcher)]
-    stats = [d.stats for d in dispatchers if isinstance(d._cache, DiskCache)]
-    misses = sum(sum(s.cache_misses.values()) for s in stats)
-    return misses, sum(sum(s.cache_hits.values()) for s in stats)
+    return sum(cache.compiled for cache in caches), sum(cache.found for cache in caches)
 
 
 def _files(directory: Path) -> dict[Path, int]:

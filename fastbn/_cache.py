@@ -41,10 +41,17 @@ def _package_digest() -> str:
 
 
 class DiskCache(NullCache):
-    """What a Numba dispatcher asks for compiled code. ``name`` tells twins of one source apart."""
+    """What Numba asks for compiled code. ``name`` tells apart what is made from one source.
+
+    Attributes
+    ----------
+    found, compiled : int
+        How often it had what was asked for, and how often that had to be compiled.
+    """
 
     def __init__(self, name: str):
         self._name = name
+        self.found = self.compiled = 0
         self._digest = _package_digest()  # now: the source may change before the first compile
 
     @property
@@ -65,11 +72,14 @@ class DiskCache(NullCache):
             checksum, payload = data[:_CHECKSUM_BYTES], data[_CHECKSUM_BYTES:]
             if hashlib.sha256(payload).digest() != checksum:
                 return None
-            return compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
+            result = compiler.CompileResult._rebuild(target_context, *pickle.loads(payload))
         except Exception:
             return None
+        self.found += 1
+        return result
 
     def save_overload(self, sig, data):
+        self.compiled += 1
         with contextlib.suppress(Exception):
             file = self._file(sig, data.codegen)
             payload = serialize.dumps(data._reduce())

@@ -1,4 +1,4 @@
-"""Arithmetic per channel, in float64: merging partial sums, and the coefficients of a write.
+"""Arithmetic for channels first to last, in float64: merging partial sums, coefficients of a write.
 
 Statistics are sums of d and d^2 around one shift a channel (Chan, Golub & LeVeque 1983): they
 merge by addition, exactly as far as float64 goes, and only the end adds the shift: merging rounded
@@ -8,7 +8,7 @@ means costs hundreds of ulp of variance when the mean is 10,000 times the deviat
 import numpy as np
 
 from . import _columns, _plan
-from ._jit import block
+from ._jit import block, span
 from ._runs import EIGHT, FOUR, ONE, SIXTEEN, THREE, TWO, ZERO
 
 # Squares of float32 below 2^-126 lose digits, below 2^-149 they vanish; their mean must be so far
@@ -19,34 +19,34 @@ FEW_VALUES = np.uintp(1024)
 
 
 @block
-def shift_near(plan, x, work):
+def shift_near(plan, x, work, first, last):
     """Shift by the mean of a few values spread over each channel, to the data's precision.
 
     Near the mean, and exact for a constant channel: the squared distance of shift and mean, in
     variances, is the factor by which rounding errors grow.
     """
     n, c, run = plan[_plan.N], plan[_plan.C], plan[_plan.L]
-    shift = work[plan[_plan.SHIFT] : plan[_plan.SHIFT] + c]
+    shift = span(work, plan[_plan.SHIFT], c)
     points = SIXTEEN if n * run < FEW_VALUES else EIGHT if x.itemsize == 8 else FOUR
-    for j in range(c):
+    for j in range(first, last):
         value = np.float64(x[j * run])
         shift[j] = value if np.isfinite(value) else 0.0
     for k in range(ONE, points):
         o = n * k // points * c * run + run * k // points
-        for j in range(c):
+        for j in range(first, last):
             step = (np.float64(x[o + j * run]) - np.float64(x[j * run])) / np.float64(points)
             shift[j] += step if np.isfinite(step) else 0.0
-    for j in range(c):
+    for j in range(first, last):
         shift[j] = x.dtype.type(shift[j])
 
 
 @block
-def shift_to(plan, x, mean, work):
+def shift_to(plan, x, mean, work, first, last):
     """Shift by each channel's mean, to the data's precision.
 
     Not where it is infinite: infinity minus infinity would be NaN in a channel that is fine.
     """
-    for j in range(plan[_plan.C]):
+    for j in range(first, last):
         shift = x.dtype.type(mean[j])
         if np.isfinite(shift):
             work[plan[_plan.SHIFT] + j] = shift
@@ -59,29 +59,29 @@ def _add(out, values):
 
 
 @block
-def _merge(plan, work):
+def _merge(plan, work, first, last):
     """Add up the partial sums, in order, into part 0."""
     c, parts = plan[_plan.C], plan[_plan.PARTS]
     for start in (ZERO, parts * c):
-        total = work[start : start + c]
+        total = span(work, start + first, last - first)
         for part in range(ONE, parts):
-            # As slices, for the compiler to see that they do not overlap: 5 times as fast.
-            _add(total, work[start + part * c : start + (part + ONE) * c])
+            # As spans, for the compiler to see that they do not overlap: 5 times as fast.
+            _add(total, span(work, start + part * c + first, last - first))
 
 
 @block
-def merge_moments(plan, exact, x, work, mean, m2):
+def merge_moments(plan, exact, x, work, mean, m2, first, last):
     """The mean and sum of squared deviations; once more, ``exact``, of channels that were lost.
 
     Returns whether any is: its shift lay far from its mean, or float32 could not hold its squares.
     """
     c, parts, base = plan[_plan.C], plan[_plan.PARTS], plan[_plan.SHIFT]
-    _merge(plan, work)
+    _merge(plan, work, first, last)
     n = np.float64(plan[_plan.N] * plan[_plan.L])
     far = 4.0 if x.itemsize == 8 else 2.0 if n < np.float64(FEW_VALUES) else 16.0
-    lost = work[plan[_plan.LOST] : plan[_plan.LOST] + c]
+    lost = span(work, plan[_plan.LOST], c)
     again = False
-    for j in range(c):
+    for j in range(first, last):
         if exact and lost[j] == 0.0:
             continue
         s1, s2 = work[j], work[parts * c + j]
@@ -99,17 +99,17 @@ def merge_moments(plan, exact, x, work, mean, m2):
 
 
 @block
-def merge_gradients(plan, exact, x, work, mean, invstd, dweight, dbias):
+def merge_gradients(plan, exact, x, work, mean, invstd, dweight, dbias, first, last):
     """dweight, dbias and the sums behind them; once more, ``exact``, of channels that were lost.
 
     Returns whether any is: float32 could not hold its products.
     """
     c, parts, sums = plan[_plan.C], plan[_plan.PARTS], plan[_plan.SUMS]
-    _merge(plan, work)
+    _merge(plan, work, first, last)
     n = np.float64(plan[_plan.N] * plan[_plan.L])
-    lost = work[plan[_plan.LOST] : plan[_plan.LOST] + c]
+    lost = span(work, plan[_plan.LOST], c)
     again = False
-    for j in range(c):
+    for j in range(first, last):
         if exact and lost[j] == 0.0:
             continue
         s1, s2 = work[j], work[parts * c + j]
@@ -126,42 +126,41 @@ def merge_gradients(plan, exact, x, work, mean, invstd, dweight, dbias):
 
 
 @block
-def invert_deviations(count, eps, m2, invstd):
+def invert_deviations(count, eps, m2, invstd, first, last):
     """1 / sqrt(var + eps); 0 where both are 0, so that a constant channel gives its bias."""
-    for j in range(np.uintp(invstd.size)):
+    for j in range(first, last):
         var = m2[j] / count + eps
         invstd[j] = 0.0 if var == 0.0 else 1.0 / np.sqrt(var)
 
 
 @block
-def _widen(plan, target, values):
+def widen(plan, target, values):
     """Repeat the coefficients along a wide row, and a vector beyond, for `_columns.write`."""
     if plan[_plan.WRITE_BY_ROWS] == ZERO:
         c, room, run = plan[_plan.C], plan[_plan.ROOM], plan[_plan.L]
         for k in range(FOUR):
             wide = _columns.coefficients(plan, k, target, values)
-            channels = values[k * room : k * room + c]
+            channels = span(values, k * room, c)
             _columns.expand(channels, ZERO, run, np.uintp(wide.size), wide)
 
 
 @block
-def forward_coefficients(plan, target, weight, bias, mean, invstd, values):
+def forward_coefficients(plan, weight, bias, mean, invstd, values, first, last):
     """m, b, c of ``y = (x - m) * b + c``.
 
     m is the mean rounded to the data's precision, c takes up what was rounded off: with |mean|
     much larger than the deviation, x - m is exact, where x * b + c loses thousands of ulp.
     """
     room = plan[_plan.ROOM]
-    for j in range(plan[_plan.C]):
+    for j in range(first, last):
         scale = weight[j] * invstd[j]
         values[j] = mean[j]
         values[room + j] = scale
         values[TWO * room + j] = bias[j] + (np.float64(values[j]) - mean[j]) * scale
-    _widen(plan, target, values)
 
 
 @block
-def backward_coefficients(plan, fixed, target, weight, mean, invstd, work, values):
+def backward_coefficients(plan, fixed, weight, mean, invstd, work, values, first, last):
     """m, b, c, a of ``dx = (dy + (x - m) * b + c) * a`` (Ioffe & Szegedy 2015, section 3).
 
     dx = weight * invstd * (dy - mean(dy) - (x - mean) * invstd^2 * mean(dy * (x - mean))); the
@@ -170,7 +169,7 @@ def backward_coefficients(plan, fixed, target, weight, mean, invstd, work, value
     room, sums = plan[_plan.ROOM], plan[_plan.SUMS]
     products = sums + plan[_plan.C]
     n = np.float64(plan[_plan.N] * plan[_plan.L])
-    for j in range(plan[_plan.C]):
+    for j in range(first, last):
         values[THREE * room + j] = weight[j] * invstd[j]
         if not fixed:
             slope = -invstd[j] * (invstd[j] * (work[products + j] / n))
@@ -178,4 +177,3 @@ def backward_coefficients(plan, fixed, target, weight, mean, invstd, work, value
             values[room + j] = slope
             difference = np.float64(values[j]) - mean[j]
             values[TWO * room + j] = difference * slope - work[sums + j] / n
-    _widen(plan, target, values)

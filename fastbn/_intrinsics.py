@@ -16,10 +16,10 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
 
-from ._vectors import CHAIN, UNROLL, VECTOR_BYTES, Emitter, RunSum
+from ._vectors import CHAIN, UNROLL, VECTOR_BYTES, Emitter, RunSum, register_bytes
 
 
-def _make_affine(vector=True, stream=False, pair=False):
+def _make_affine(size=VECTOR_BYTES, stream=False, pair=False):
     """``out[o:] = ((dy[o:] +) (x[o:] - m) * b + c) (* a)``.
 
     Without ``dy`` there is no factor ``a``; without ``x`` the result is ``dy * a``. The
@@ -30,7 +30,7 @@ def _make_affine(vector=True, stream=False, pair=False):
     names = ("out", "x", "dy", "o", "m", "b", "c", "a", "p", *(("q", "k") if pair else ()))
 
     def codegen(context, builder, signature, args):
-        emit = Emitter(context, builder, names, signature, args, vector)
+        emit = Emitter(context, builder, names, signature, args, size)
         o, p = emit.values["o"], emit.values["p"]
         first = emit.before(emit.values["k"]) if pair else None
 
@@ -67,12 +67,11 @@ def _make_affine(vector=True, stream=False, pair=False):
     return affine
 
 
-def _make_accumulate(rows, vectors=1, ahead=False, vector=True, exact=False):
+def _make_accumulate(rows, ahead=False, size=VECTOR_BYTES, exact=False):
     """Add d and d * d, d = x - shift, of some rows to the float64 sums of columns from j on.
 
-    With ``dy``: dy and dy * d. A row has ``width`` values, the first begins at ``o``. ``vectors``
-    are taken side by side. ``ahead`` prefetches the block of as many rows that follows, line by
-    line in the order of memory.
+    With ``dy``: dy and dy * d. A row has ``width`` values, the first begins at ``o``. ``ahead``
+    prefetches the block of as many rows that follows, line by line in the order of memory.
     """
 
     @intrinsic
@@ -80,34 +79,28 @@ def _make_accumulate(rows, vectors=1, ahead=False, vector=True, exact=False):
         names = ("x", "dy", "o", "width", "shift", "s1", "s2", "j")
 
         def codegen(context, builder, signature, args):
-            emit = Emitter(context, builder, names, signature, args, vector)
+            emit = Emitter(context, builder, names, signature, args, size)
             width, j = emit.values["width"], emit.values["j"]
 
             def number(n):
                 return ir.Constant(width.type, n)
 
-            columns = [builder.add(j, number(v * emit.lanes)) for v in range(vectors)]
-            shifts = [emit.load("shift", column) for column in columns]
-            start = emit.values["o"]
+            shifts, start = emit.load("shift", j), emit.values["o"]
             following = builder.add(start, builder.mul(number(rows), builder.add(width, j)))
-            sums = [None] * vectors
+            total = products = None
             for _ in range(rows):
-                for v, column in enumerate(columns):
-                    u, d = emit.terms(builder.add(start, column), shifts[v], exact)
-                    if sums[v] is None:
-                        sums[v] = u, builder.fmul(u, d)
-                    else:
-                        total, products = sums[v]
-                        sums[v] = builder.fadd(total, u), emit.multiply_add(u, d, products)
-                    if ahead:
-                        for name in ("x", "dy") if emit.has("dy") else ("x",):
-                            emit.prefetch(name, following)
-                        following = builder.add(following, number(emit.lanes))
+                u, d = emit.terms(builder.add(start, j), shifts, exact)
+                if total is None:
+                    total, products = u, builder.fmul(u, d)
+                else:
+                    total, products = builder.fadd(total, u), emit.multiply_add(u, d, products)
+                if ahead:
+                    for name in ("x", "dy") if emit.has("dy") else ("x",):
+                        emit.prefetch(name, following)
+                    following = builder.add(following, number(emit.lanes))
                 start = builder.add(start, width)
-            for column, (total, products) in zip(columns, sums, strict=True):
-                for name, value in (("s1", total), ("s2", products)):
-                    before = emit.load(name, column)
-                    emit.store(builder.fadd(before, emit.double(value)), name, column)
+            for name, value in (("s1", total), ("s2", products)):
+                emit.store(builder.fadd(emit.load(name, j), emit.double(value)), name, j)
             return context.get_dummy_value()
 
         index = types.uintp
@@ -128,7 +121,7 @@ def _make_sum_run(exact):
         result = types.UniTuple(types.float64, 2)
 
         def codegen(context, builder, signature, args):
-            emit = Emitter(context, builder, names, signature, args)
+            emit = Emitter(context, builder, names, signature, args, register_bytes(context))
             loop, n = RunSum(emit, exact), emit.values["n"]
             vectors = builder.udiv(n, loop.number(emit.lanes))
             steps = builder.udiv(vectors, loop.number(UNROLL))
@@ -171,13 +164,9 @@ def _make_fence():
     return fence
 
 
-def _lanes(array, vector: bool) -> int:
-    return VECTOR_BYTES // array.itemsize if vector else 1
-
-
-def _python_affine(vector=True, pair=False):
+def _python_affine(size=VECTOR_BYTES, pair=False):
     def affine(out, x, dy, o, m, b, c, a, p, q=0, k=None):
-        n = _lanes(out, vector)
+        n = max(1, size // out.itemsize)
         here = slice(int(o), int(o) + n)
         if pair:
             place = np.where(np.arange(n) < k, p, q).astype(np.intp)
@@ -190,9 +179,9 @@ def _python_affine(vector=True, pair=False):
     return affine
 
 
-def _python_accumulate(rows, vectors=1, vector=True, exact=False):
+def _python_accumulate(rows, size=VECTOR_BYTES, exact=False):
     def accumulate(x, dy, o, width, shift, s1, s2, j):
-        there = slice(int(j), int(j) + vectors * _lanes(x, vector))
+        there = slice(int(j), int(j) + max(1, size // x.itemsize))
         total = products = 0
         for row in range(rows):
             start = int(o) + row * int(width)
@@ -233,29 +222,21 @@ def _no_fence():
 if config.DISABLE_JIT:
     affine = affine_stream = _python_affine()
     affine_pair = affine_pair_stream = _python_affine(pair=True)
-    affine_one = _python_affine(vector=False)
-    accumulate_narrow = _python_accumulate(8, 4)
-    accumulate_middle = _python_accumulate(4, 8)
-    accumulate_eight = _python_accumulate(8)
-    accumulate_eight_one = _python_accumulate(8, vector=False)
-    accumulate_four = _python_accumulate(4)
-    accumulate_four_one = _python_accumulate(4, vector=False)
+    affine_one = _python_affine(size=1)
+    accumulate_eight = accumulate_eight_ahead = _python_accumulate(8)
+    accumulate_four_ahead = _python_accumulate(4)
     accumulate_exact = _python_accumulate(1, exact=True)
-    accumulate_exact_one = _python_accumulate(1, vector=False, exact=True)
+    accumulate_exact_one = _python_accumulate(1, size=1, exact=True)
     sum_run, sum_run_exact = _python_sum_run(exact=False), _python_sum_run(exact=True)
     fence = _no_fence
 else:
     affine, affine_stream = _make_affine(), _make_affine(stream=True)
     affine_pair = _make_affine(pair=True)
     affine_pair_stream = _make_affine(pair=True, stream=True)
-    affine_one = _make_affine(vector=False)
-    accumulate_narrow = _make_accumulate(8, 4)
-    accumulate_middle = _make_accumulate(4, 8)
-    accumulate_eight = _make_accumulate(8)
-    accumulate_eight_one = _make_accumulate(8, vector=False)
-    accumulate_four = _make_accumulate(4, ahead=True)
-    accumulate_four_one = _make_accumulate(4, vector=False)
+    affine_one = _make_affine(size=1)
+    accumulate_eight, accumulate_eight_ahead = _make_accumulate(8), _make_accumulate(8, ahead=True)
+    accumulate_four_ahead = _make_accumulate(4, ahead=True)
     accumulate_exact = _make_accumulate(1, exact=True)
-    accumulate_exact_one = _make_accumulate(1, vector=False, exact=True)
+    accumulate_exact_one = _make_accumulate(1, size=1, exact=True)
     sum_run, sum_run_exact = _make_sum_run(exact=False), _make_sum_run(exact=True)
     fence = _make_fence()

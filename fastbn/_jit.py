@@ -1,8 +1,8 @@
-"""The only place with Numba options.
+"""The only place with Numba options, and with what depends on how Numba calls compiled code.
 
-``@block`` is for inner functions, ``@glue`` for short ones that call others (each level of blocks
-compiles anew what it calls), ``@reduction`` for loops that sum, ``@kernel`` and
-``@small_kernel`` for entries.
+``@block`` is for inner functions, ``@reduction`` for loops that sum, ``@kernel`` for what Python
+calls, and ``Step`` for what a team of threads calls: C functions behind an address, so that one
+parallel kernel launches all of them, and nothing is compiled once for a team and once without.
 """
 
 import os
@@ -10,10 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
+from llvmlite import ir
+from numba import types
 from numba.core import config
+from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
+from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
-from . import _threads
 from ._cache import DiskCache
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
@@ -21,8 +25,8 @@ _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 # where it is needed: elsewhere the compiler would be free to give one sum different bits in two
 # places, such as a kernel that prefetches and one that does not.
 _REDUCTION = {"reassoc", "nsz", "contract", "arcp"}
-# Numba would fuse two neighbouring loops over threads into one: the second may then read what
-# another thread has yet to write. Only prange is wanted, nothing implicit.
+# Only prange is wanted, nothing implicit; and no loop is fused with its neighbour, which may read
+# what another thread has yet to write.
 _PRANGE_ONLY: Any = dict.fromkeys(
     ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"), False
 )
@@ -30,42 +34,119 @@ _PRANGE_ONLY: Any = dict.fromkeys(
 # Blocks are called by kernels only: without wrappers for Python and C they compile 15 % faster.
 _INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
 block = numba.njit(**_INNER)
-glue = numba.njit(inline="always", **_INNER)
 reduction = numba.njit(fastmath=_REDUCTION, **_INNER)
 
-
-def kernel(function: Callable) -> Callable:
-    """Compile ``function(threads, cut, work, values, *args)`` twice, and choose at each call.
-
-    The result is called as ``kernel(plan, *args)``. Blocks do all the work and are compiled once,
-    so the serial and the parallel twin give the same bits. What they need room for is allocated
-    here: an error inside of a loop over threads would be lost.
-    """
-    serial, parallel = _compiled(function, False), _compiled(function, _PRANGE_ONLY)
-
-    def call(plan, *args) -> None:
-        threads = _threads.get_num_threads() if plan.large else 1
-        workspace = plan.take(threads)
-        cut = plan.array, workspace[1], workspace[2]
-        if threads == 1:
-            serial(1, *cut, *args)
-        else:
-            _threads.run(serial, parallel, threads, *cut, *args)
-        plan.give(workspace)
-
-    return call
+caches: list[DiskCache] = []  # of everything that Python or a team calls
 
 
-def small_kernel(function: Callable) -> Callable:
-    """Compile a function of its own, for what NumPy would take several calls to do."""
-    return _compiled(function, False)
+def _cache(name: str) -> DiskCache:
+    caches.append(DiskCache(name))
+    return caches[-1]
 
 
-def _compiled(function: Callable, parallel: Any) -> Callable:
-    compiled = numba.njit(parallel=parallel, no_cfunc_wrapper=True, **_OPTIONS)(function)
+def kernel(function: Callable, parallel: bool = False) -> Callable:
+    """Compile a function for Python to call."""
+    options = {"parallel": _PRANGE_ONLY if parallel else False, "no_cfunc_wrapper": True}
+    compiled = numba.njit(**options, **_OPTIONS)(function)
     if not config.DISABLE_JIT:
-        compiled._cache = DiskCache(f"{function.__module__}.{function.__name__}.{bool(parallel)}")
+        compiled._cache = _cache(f"{function.__module__}.{function.__name__}.{parallel}")
     return compiled
+
+
+class Step:
+    """``function(t, exact, first, last, context)``, compiled when its address is first asked for.
+
+    All are words, and ``context`` is an address, to be read with `array_at`; so is the result.
+    """
+
+    def __init__(self, name: str, function: Callable):
+        self._name, self._function = name, function
+        self._compiled: Any = None
+
+    @property
+    def address(self) -> Any:
+        """What `call_step` takes."""
+        if config.DISABLE_JIT:
+            return self._function
+        with global_compiler_lock:
+            if self._compiled is None:
+                signature = (types.uintp,) * 5, types.intp
+                compiled: Any = CFunc(self._function, signature, locals={}, options=_OPTIONS)
+                compiled._cache = _cache(self._name)
+                compiled.compile()
+                self._compiled = compiled
+        return self._compiled.address
+
+
+def _flat(target, builder, kind, pointer, size):
+    """A flat array of memory that others own."""
+    data = target.get_data_type(kind.dtype)
+    itemsize = target.get_constant(types.intp, target.get_abi_sizeof(data))
+    result = target.make_array(kind)(target, builder)
+    populate_array(result, pointer, [size], [itemsize], itemsize, meminfo=None)
+    return result._getvalue()
+
+
+def _compiled_access():
+    """(call_step, array_at, span, address_of) for compiled code."""
+
+    @intrinsic
+    def call_step(typing, step, t, exact, first, last, context):
+        def codegen(target, builder, signature, args):
+            word = target.get_value_type(types.uintp)
+            kind = ir.FunctionType(word, [word] * 5)
+            return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+
+        return types.intp(*[types.uintp] * 6), codegen
+
+    @intrinsic
+    def array_at(typing, address, size, kind):
+        def codegen(target, builder, signature, args):
+            data = target.get_data_type(signature.return_type.dtype).as_pointer()
+            pointer = builder.inttoptr(args[0], data)
+            return _flat(target, builder, signature.return_type, pointer, args[1])
+
+        return types.Array(kind.dtype, 1, "C")(types.uintp, types.uintp, kind), codegen
+
+    @intrinsic
+    def span(typing, array, start, size):
+        def codegen(target, builder, signature, args):
+            data = target.make_array(array)(target, builder, args[0]).data
+            return _flat(target, builder, array, builder.gep(data, [args[1]]), args[2])
+
+        return array(array, types.uintp, types.uintp), codegen
+
+    @intrinsic
+    def address_of(typing, array):
+        def codegen(target, builder, signature, args):
+            data = target.make_array(array)(target, builder, args[0]).data
+            return builder.ptrtoint(data, target.get_value_type(types.uintp))
+
+        return types.uintp(array), codegen
+
+    return call_step, array_at, span, address_of
+
+
+if config.DISABLE_JIT:
+
+    def call_step(step, *arguments):
+        """Call a step."""
+        return step(*arguments)
+
+    def array_at(address, size, kind):
+        """The array of ``size`` values of a kind that lies there."""
+        return address
+
+    def span(array, start, size):
+        """A part of an array: compiles, and runs, in a fraction of a slice's time."""
+        return array[start : start + size]
+
+    def address_of(array):
+        """Where an array's values lie."""
+        return array
+
+else:
+    call_step, array_at, span, address_of = _compiled_access()
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,71 +11,75 @@ from ._intrinsics import (
     sum_run,
     sum_run_exact,
 )
-from ._jit import block
+from ._jit import block, span
 from ._runs import ONE, THREE, TWO, ZERO, lanes_of, streams, to_line
 
 
 @block
-def reduce(t, threads, plan, exact, x, dy, work):
-    """Leave the partial sums of the t-th share of the blocks in ``work``, as (2, PARTS, C)."""
+def _sum_block(plan, exact, x, dy, work, part, first, last):
+    """Leave the part-th partial sums of channels first to last in ``work``, as (2, PARTS, C)."""
     n, c, length = plan[_plan.N], plan[_plan.C], plan[_plan.L]
-    samples, channels = plan[_plan.SAMPLES], plan[_plan.CHANNELS]
-    piece, second = plan[_plan.PIECE], plan[_plan.PARTS] * c
+    samples, piece, second = plan[_plan.SAMPLES], plan[_plan.PIECE], plan[_plan.PARTS] * c
     pieces = (length + piece - ONE) // piece
-    groups = (c + channels - ONE) // channels
-    blocks = (n + samples - ONE) // samples * groups * pieces
-    for k in range(blocks * t // threads, blocks * (t + ONE) // threads):
-        i = k // (groups * pieces)
-        start = k % pieces * piece
-        part = (i * pieces + k % pieces) * c
-        first = k // pieces % groups * channels
-        last = min(c, first + channels)
+    i, start = part // pieces, part % pieces * piece
+    m = min(piece, length - start)
+    sums = part * c
+    for j in range(first, last):
+        work[sums + j] = 0.0
+        work[second + sums + j] = 0.0
+    for sample in range(i * samples, min(n, (i + ONE) * samples)):
         for j in range(first, last):
-            work[part + j] = 0.0
-            work[second + part + j] = 0.0
-        for sample in range(i * samples, min(n, (i + ONE) * samples)):
-            for j in range(first, last):
-                o = (sample * c + j) * length + start
-                m = min(piece, length - start)
-                shift = x.dtype.type(work[plan[_plan.SHIFT] + j])
-                if exact:
-                    s1, s2 = sum_run_exact(x, dy, o, m, shift)
-                else:
-                    s1, s2 = sum_run(x, dy, o, m, shift)
-                work[part + j] += s1
-                work[second + part + j] += s2
+            o = (sample * c + j) * length + start
+            shift = x.dtype.type(work[plan[_plan.SHIFT] + j])
+            if exact:
+                s1, s2 = sum_run_exact(x, dy, o, m, shift)
+            else:
+                s1, s2 = sum_run(x, dy, o, m, shift)
+            work[sums + j] += s1
+            work[second + sums + j] += s2
 
 
 @block
-def _write_values(o, stop, length, channels, x, dy, out, m, b, c, a):
-    """Write values one by one, as far as the next whole vector or the end."""
+def reduce(t, plan, exact, x, dy, work, values, start, stop):
+    """Leave the partial sums of blocks ``start`` to ``stop``, which follow the order of memory."""
+    c, channels, piece = plan[_plan.C], plan[_plan.CHANNELS], plan[_plan.PIECE]
+    pieces = (plan[_plan.L] + piece - ONE) // piece
+    groups = (c + channels - ONE) // channels
+    for k in range(start, stop):
+        part = k // (groups * pieces) * pieces + k % pieces
+        first = k // pieces % groups * channels
+        _sum_block(plan, exact, x, dy, work, part, first, min(c, first + channels))
+
+
+@block
+def _write_values(o, stop, j, end, length, channels, x, dy, out, m, b, c, a):
+    """Write values one by one: the first is of channel j, whose run ends at ``end``."""
     while o < stop:
-        affine_one(out, x, dy, o, m, b, c, a, o // length % channels)
+        affine_one(out, x, dy, o, m, b, c, a, j)
         o += ONE
-    return o
+        if o == end:
+            j = j + ONE if j + ONE < channels else ZERO
+            end += length
+    return j, end
 
 
 @block
-def write(t, threads, plan, x, dy, out, values):
-    """Write the t-th share of the output, in memory order: threads share values, not rows.
+def write(plan, x, dy, out, values, o, stop):
+    """Write the output from o to ``stop``.
 
     All vectors lie on cache lines, whatever the runs in them: 7x7 planes take 1.3 times a copy,
     where a vector that overlaps its neighbour at each end of a run takes 2.8.
     """
     channels, length, lanes = plan[_plan.C], plan[_plan.L], lanes_of(out)
-    total = plan[_plan.N] * channels * length
     room = plan[_plan.ROOM]
-    m, b = values[:channels], values[room : room + channels]
-    c, a = (
-        values[TWO * room : TWO * room + channels],
-        values[THREE * room : THREE * room + channels],
-    )
-    o, stop = total * t // threads, total * (t + ONE) // threads
+    m, b = span(values, ZERO, channels), span(values, room, channels)
+    c, a = span(values, TWO * room, channels), span(values, THREE * room, channels)
     stream = streams(plan, out, x, dy)
+    row = o // length
+    j, end = row % channels, (row + ONE) * length
     head = min(stop, o + to_line(out, o)) if plan[_plan.ALIGN] != ZERO else o
-    o = _write_values(o, head, length, channels, x, dy, out, m, b, c, a)
-    last = stop - (stop - o) % lanes
-    j, end = o // length % channels, (o // length + ONE) * length
+    j, end = _write_values(o, head, j, end, length, channels, x, dy, out, m, b, c, a)
+    o, last = head, stop - (stop - head) % lanes
     while o < last:
         full = o + (min(end, last) - o) // lanes * lanes
         mj, bj, cj, aj = m[j], b[j], c[j], a[j]
@@ -86,14 +90,16 @@ def write(t, threads, plan, x, dy, out, values):
         while o < full:
             affine(out, x, dy, o, mj, bj, cj, aj, ZERO)
             o += lanes
+        if o >= last and o < end:
+            break
         following = j + ONE if j + ONE < channels else ZERO
-        if o < min(end, last):
+        if o < end:
             if stream:
                 affine_pair_stream(out, x, dy, o, m, b, c, a, j, following, end - o)
             else:
                 affine_pair(out, x, dy, o, m, b, c, a, j, following, end - o)
             o += lanes
         j, end = following, end + length
-    _write_values(o, stop, length, channels, x, dy, out, m, b, c, a)
+    _write_values(o, stop, j, end, length, channels, x, dy, out, m, b, c, a)
     if stream:
         fence()

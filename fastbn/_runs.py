@@ -3,7 +3,7 @@
 import numpy as np
 
 from . import _plan
-from ._jit import block
+from ._jit import address_of, block
 from ._vectors import VECTOR_BYTES
 
 ZERO, ONE, TWO, THREE, FOUR, EIGHT, SIXTEEN = (np.uintp(n) for n in (0, 1, 2, 3, 4, 8, 16))
@@ -19,14 +19,14 @@ def lanes_of(array):
 def to_line(array, o):
     """Values from o to where the next cache line begins."""
     lanes = lanes_of(array)
-    place = np.uintp(array.ctypes.data) // np.uintp(array.itemsize) + o
+    place = address_of(array) // np.uintp(array.itemsize) + o
     return (lanes - place % lanes) % lanes
 
 
 @block
 def same_memory(a, b):
     """Whether two flat arrays start at the same address; an absent one never does."""
-    return False if b is None else a.ctypes.data == b.ctypes.data
+    return False if b is None else address_of(a) == address_of(b)
 
 
 @block

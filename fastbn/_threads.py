@@ -117,15 +117,15 @@ def decided_by() -> str:
     return min(found, key=found.__getitem__)
 
 
-def run(serial: Callable, parallel: Callable, threads: int, *args) -> None:
-    """Call ``parallel(threads, *args)`` if the team may be used and is free, else ``serial``."""
+def run(parallel: Callable, threads: int, *args) -> bool:
+    """Call ``parallel(threads, *args)`` if the team may be used and is free; whether it was."""
     if _forked or not _team.acquire(blocking=False):
-        serial(1, *args)
-        return
+        return False
     try:
         _launch(parallel, threads, args)
     finally:
         _team.release()
+    return True
 
 
 def _launch(parallel: Callable, threads: int, args: tuple) -> None:

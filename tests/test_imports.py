@@ -13,12 +13,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A file imports only from lines above its own; files on one line do not know each other.
 LADDER = [
-    ["_version", "_cache", "_vectors", "_validate", "_plan", "_memory"],
-    ["_threads", "_intrinsics"],
+    ["_version", "_cache", "_vectors", "_validate", "_workspace", "_memory"],
+    ["_threads", "_intrinsics", "_plan"],
     ["_jit", "_config"],
     ["_runs"],
     ["_rows", "_columns"],
     ["_channels"],
+    ["_steps"],
     ["_passes"],
     ["_layout", "_running"],
     ["stats"],

@@ -165,14 +165,12 @@ def test_without_rich_there_is_a_line_for_each_step(monkeypatch):
 
 # Stands for the kernels, which take seconds.
 TINY = """
-import numba
-from fastbn import __main__, _cache
+from fastbn import __main__, _jit
 
-@numba.njit
+@_jit.kernel
 def tiny(n):
     return n + 1
 
-tiny._cache = _cache.DiskCache("tiny")
 __main__.PASSES["forward"] = lambda x, axis: tiny(axis)
 print(__main__.main(["warmup", "--dtypes", "float32", "--passes", "forward"]))
 """

@@ -20,9 +20,8 @@ WIDTHS = [*range(1, 71), 100, 127, 128, 129, 130, 257, 1000, 2047, 2048, 2049, 2
 
 @pytest.fixture
 def ahead(monkeypatch):
-    """The smallest arrays are summed four prefetched rows at a time."""
+    """Rows of the smallest arrays are prefetched."""
     monkeypatch.setattr(_plan, "AHEAD_BYTES", 0)
-    monkeypatch.setattr(_plan, "AHEAD_BYTES_BACKWARD", 0)
     _layout._layout.cache_clear()
     yield
     _layout._layout.cache_clear()
