@@ -14,7 +14,10 @@ from ._jit import address_of, array_at, block, call_step, kernel
 from ._runs import ONE, ZERO
 from ._steps import FIXED, REDUCE, WRITE
 
-SHIFT, SUM, MERGE, PREPARE, WRITTEN, FUSED, NOTHING = range(7)  # indices into steps; 0: not needed
+# Stages of a pass, in this order, and where their steps are found; 0: not needed. FUSED, instead of
+# all of them, holds how many groups of channels make a slab.
+SHIFT, SUM, MERGE, PREPARE, WRITTEN, FUSED, DONE = range(7)
+TEAM_CHANNELS = 512  # from which it pays to launch a team for what is done per channel
 
 
 @block
@@ -46,47 +49,40 @@ def _fused(t, team, steps, plan, context):
 
 
 @block
-def _share(t, team, exact, stage, steps, plan, context):
-    """What a thread has to do at a stage of a pass."""
-    c, length = plan[_plan.C], plan[_plan.L]
+def _share(t, team, exact, stage, steps, plan, words):
+    """What a thread has to do at a stage."""
+    c, context = plan[_plan.C], address_of(words)
     if stage == FUSED:
         _fused(t, team, steps, plan, context)
-    else:
-        total = plan[_plan.BLOCKS] if stage == SUM else plan[_plan.N] * c * length
-        first, last = total * t // team, total * (t + ONE) // team
-        call_step(steps[stage], t, exact, first, last, context)
-
-
-@block
-def _between(exact, stage, steps, plan, context):
-    """What one thread does before the first stage and after each; returns (exact, next stage)."""
-    c = plan[_plan.C]
-    if stage == NOTHING and steps[SUM] != 0:
-        call_step(steps[SHIFT], ZERO, ZERO, ZERO, c, context)
-        return ZERO, SUM
+        return
+    total = c
     if stage == SUM:
-        lost = call_step(steps[MERGE], ZERO, exact, ZERO, c, context) != 0
-        if lost and exact == ZERO:
-            return ONE, SUM
-    if stage != WRITTEN and steps[WRITTEN] != 0:
-        call_step(steps[PREPARE], ZERO, ZERO, ZERO, c, context)
-        return ZERO, WRITTEN
-    return ZERO, NOTHING
+        total = plan[_plan.BLOCKS]
+    elif stage == WRITTEN:
+        total = plan[_plan.N] * c * plan[_plan.L]
+    first, last = total * t // team, total * (t + ONE) // team
+    if call_step(steps[stage], t, exact, first, last, context) != 0:
+        words[_w.LOST] = ONE
 
 
 def _run(threads, steps, words):
     """Sum all blocks, and once more if need be; then write all values. Or do both slab by slab."""
-    context, team = address_of(words), np.uintp(threads)
+    team = np.uintp(threads)
     plan = array_at(words[_w.PLAN], _plan.SIZE, np.uintp)
-    exact, stage = ZERO, FUSED
-    if steps[FUSED] == 0:
-        exact, stage = _between(exact, NOTHING, steps, plan, context)
-    while stage != NOTHING:
-        for t in prange(threads):
-            _share(np.uintp(t), team, exact, stage, steps, plan, context)
-        if stage == FUSED:
-            break
-        exact, stage = _between(exact, stage, steps, plan, context)
+    exact, stage = ZERO, FUSED if steps[FUSED] != 0 else SHIFT
+    while stage != DONE:
+        little = stage in (SHIFT, MERGE) and plan[_plan.C] < TEAM_CHANNELS
+        if steps[stage] == 0:
+            pass
+        elif little or stage == PREPARE:
+            _share(ZERO, ONE, exact, stage, steps, plan, words)
+        else:
+            for t in prange(threads):
+                _share(np.uintp(t), team, exact, stage, steps, plan, words)
+        if stage == MERGE and exact == ZERO and words[_w.LOST] != 0:
+            exact, stage = ONE, SUM
+        else:
+            stage = DONE if stage >= WRITTEN else stage + 1
 
 
 _alone, _team = block(_run), kernel(_run, parallel=True)
@@ -97,7 +93,7 @@ def _start_forward(
     threads, steps, words, plan, work, values, task, x, out, weight, bias, stats, count, eps
 ):
     """Fill the context; run if there is but one thread."""
-    words[_w.PLAN], words[_w.STATS] = address_of(plan), address_of(stats)
+    words[_w.PLAN], words[_w.STATS], words[_w.LOST] = address_of(plan), address_of(stats), ZERO
     words[_w.WORK], words[_w.VALUES] = address_of(work), address_of(values)
     words[_w.X], words[_w.OUT] = address_of(x), address_of(out)
     words[_w.WEIGHT], words[_w.BIAS] = address_of(weight), address_of(bias)
@@ -113,7 +109,7 @@ def _start_backward(
 ):
     """The same of a backward pass."""
     words[_w.TASK] = np.uintp(task)
-    words[_w.PLAN], words[_w.STATS] = address_of(plan), address_of(stats)
+    words[_w.PLAN], words[_w.STATS], words[_w.LOST] = address_of(plan), address_of(stats), ZERO
     words[_w.WORK], words[_w.VALUES] = address_of(work), address_of(values)
     words[_w.X], words[_w.DY] = address_of(x), address_of(dy)
     words[_w.OUT], words[_w.WEIGHT] = address_of(out), address_of(weight)
@@ -136,7 +132,7 @@ def _steps_of(plan: _plan.Plan, name: str, task: int, threads: int) -> np.ndarra
 
 
 def _names_of(plan: _plan.Plan, name: str, task: int) -> list[str | None]:
-    """SHIFT to WRITTEN, by name; None where a task has no need of it."""
+    """Of the stages from SHIFT to WRITTEN; None where a task has no need of one."""
     sums = "x" if name == "forward" else "x and dy"
     reads = "dy" if task & FIXED else sums
     by = "columns", "rows"

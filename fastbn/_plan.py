@@ -46,7 +46,8 @@ LARGE = 65536  # values from which a team of threads pays for its launch
 # many are summed in float32 shows in the last bits.
 AHEAD_ROW, AHEAD_BYTES = 1 << 10, 32 << 20
 SLAB_BYTES = 1 << 20  # of the inputs, that a thread reduces and then writes
-FUSE = 4  # groups of channels a thread from which slabs keep all threads equally busy
+# From how many last-level caches of data, and groups of channels a thread, slabs pay.
+FUSE_CACHES, FUSE_GROUPS = 1.5, 4
 
 
 class Plan:
@@ -65,10 +66,11 @@ class Plan:
         """Groups of channels that a thread sums and then writes; 0 to take whole arrays."""
         n, c, run, group = (int(self.array[k]) for k in (N, C, L, CHANNELS))
         by_rows = self.array[REDUCE_BY_ROWS] and self.array[WRITE_BY_ROWS]
-        beyond_caches = self.array[STREAM if inputs == 1 else STREAM_BACKWARD]
-        if not (self.large and by_rows and beyond_caches) or c < FUSE * group * threads:
+        size = n * c * run * self.dtype.itemsize
+        beyond_caches = (inputs + 1) * size >= FUSE_CACHES * last_level_cache()
+        if not (self.large and by_rows and beyond_caches) or c < FUSE_GROUPS * group * threads:
             return 0
-        return max(1, SLAB_BYTES // (inputs * n * group * run * self.dtype.itemsize))
+        return max(1, SLAB_BYTES * c // (inputs * size * group))
 
 
 @cache

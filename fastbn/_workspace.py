@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.core import config
 
-# Words of a context: addresses of arrays, and two numbers.
-PLAN, WORK, VALUES, X, DY, OUT, WEIGHT, BIAS, STATS, DWEIGHT, DBIAS, TASK, EXACT = range(13)
+# Words of a context: addresses of arrays, the task, and whether channels have to be summed again.
+PLAN, WORK, VALUES, X, DY, OUT, WEIGHT, BIAS, STATS, DWEIGHT, DBIAS, TASK, LOST = range(13)
 WORDS = 13
 # Without a compiler they are the arrays themselves.
 WORD: Any = object if config.DISABLE_JIT else np.uintp
@@ -28,6 +28,7 @@ class Pool:
 
     def __init__(self, work: int, values: int, each: int, dtype: np.dtype):
         self._work, self._values, self._each, self._dtype = work, values, each, dtype
+        self._small = 8 * work + dtype.itemsize * values <= SPARE_BYTES
         self._spare: list[Workspace] = []
 
     def take(self, threads: int) -> Workspace:
@@ -47,8 +48,7 @@ class Pool:
 
     def give(self, workspace: Workspace) -> None:
         """Take back what a pass no longer needs."""
-        size = workspace.work.nbytes + workspace.values.nbytes
-        if size <= SPARE_BYTES and not self._spare:
+        if self._small and not self._spare:
             self._spare.append(workspace)
 
 

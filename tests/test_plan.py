@@ -1,4 +1,4 @@
-"""How calls are cut: streaming stores change no bit, whatever the alignment and the runs."""
+"""How calls are cut: neither streaming stores nor slabs of channels change any bit."""
 
 import numpy as np
 import pytest
@@ -83,3 +83,58 @@ def test_in_place_gives_the_same_bits(case, name):
     z, dz = x.copy(), dy.copy()
     np.testing.assert_array_equal(fastbn.normalize(z, saved.stats, weight, bias, out=z), y)
     np.testing.assert_array_equal(fastbn.backward(dz, saved, out=dz).dx, dx)
+
+
+@pytest.fixture
+def small_slabs(monkeypatch, small_cache):
+    """Small arrays are large, and fused into many slabs of few channels."""
+    for name, value in {"LARGE": 1, "BLOCK": 512, "FUSE_GROUPS": 1, "SLAB_BYTES": 1 << 14}.items():
+        monkeypatch.setattr(_plan, name, value)
+    _layout._layout.cache_clear()
+
+
+@pytest.mark.usefixtures("keep_threads", "small_slabs")
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(6, 40, 9, 16), (5, 37, 17, 31), (3, 64, 1200), (1, 50, 140)])
+def test_slabs_give_the_same_bits(monkeypatch, shape, dtype, threads):
+    x, dy, weight, bias = problem(shape, dtype, offset=5.0)
+    x[0, 3] += 1e6  # outliers, which are summed once more
+    x[0, 7] *= np.asarray(1e25, dtype)
+    x[0, 11] = np.nan
+    fastbn.set_num_threads(threads)
+
+    def digest():
+        y, saved = fastbn.forward(x, weight, bias)
+        grads = fastbn.backward(dy, saved)
+        again = dy.copy()
+        fastbn.backward(again, saved, out=again)
+        np.testing.assert_array_equal(again, grads.dx)
+        return [y, saved.stats.mean, saved.stats.m2, *grads]
+
+    plan = _plan.plan(shape, 1, np.dtype(dtype).itemsize)
+    assert plan.slab(1, threads) > 0
+    assert plan.slab(2, threads) > 0
+    fused = digest()
+    monkeypatch.setattr(_plan, "FUSE_GROUPS", 1 << 40)
+    _layout._layout.cache_clear()
+    for one, two in zip(fused, digest(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    assert np.isnan(fused[0][:, 11]).all()
+    assert np.isfinite(np.delete(fused[0], 11, axis=1)).all()
+
+
+def test_what_is_fused(monkeypatch):
+    monkeypatch.setattr(_plan, "last_level_cache", lambda: 32 << 20)
+
+    def slabs(shape, threads=2):
+        cut = _plan.plan(shape, 1, 4)
+        return [cut.slab(inputs, threads) > 0 for inputs in (1, 2)]
+
+    assert slabs((32, 64, 112, 112)) == [True, True]
+    assert slabs((32, 64, 56, 56)) == [True, True]
+    assert slabs((32, 256, 28, 28)) == [True, True]
+    assert slabs((32, 128, 28, 28)) == [False, False]  # much of it fits the cache
+    assert slabs((64, 3, 224, 224)) == [False, False]  # three channels for two threads
+    assert slabs((32, 64, 112, 112), threads=64) == [False, False]
+    assert slabs((401408, 64)) == [False, False]  # no runs
