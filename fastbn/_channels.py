@@ -19,37 +19,37 @@ FEW_VALUES = np.uintp(1024)
 
 
 @block
-def shift_near(plan, x, work, first, last):
+def shift_near(plan, x, work, shift, first, last):
     """Shift by the mean of a few values spread over each channel, to the data's precision.
 
     Near the mean, and exact for a constant channel: the squared distance of shift and mean, in
     variances, is the factor by which rounding errors grow.
     """
     n, c, run = plan[_plan.N], plan[_plan.C], plan[_plan.L]
-    shift = span(work, plan[_plan.SHIFT], c)
     points = SIXTEEN if n * run < FEW_VALUES else EIGHT if x.itemsize == 8 else FOUR
+    near = span(work, ZERO, c)  # free until there are sums
     for j in range(first, last):
         value = np.float64(x[j * run])
-        shift[j] = value if np.isfinite(value) else 0.0
+        near[j] = value if np.isfinite(value) else 0.0
     for k in range(ONE, points):
         o = n * k // points * c * run + run * k // points
         for j in range(first, last):
             step = (np.float64(x[o + j * run]) - np.float64(x[j * run])) / np.float64(points)
-            shift[j] += step if np.isfinite(step) else 0.0
+            near[j] += step if np.isfinite(step) else 0.0
     for j in range(first, last):
-        shift[j] = x.dtype.type(shift[j])
+        shift[j] = near[j]
 
 
 @block
-def shift_to(plan, x, mean, work, first, last):
+def shift_to(mean, shift, first, last):
     """Shift by each channel's mean, to the data's precision.
 
     Not where it is infinite: infinity minus infinity would be NaN in a channel that is fine.
     """
     for j in range(first, last):
-        shift = x.dtype.type(mean[j])
-        if np.isfinite(shift):
-            work[plan[_plan.SHIFT] + j] = shift
+        shift[j] = mean[j]
+        if not np.isfinite(shift[j]):
+            shift[j] = 0.0
 
 
 @block
@@ -70,15 +70,15 @@ def _merge(plan, work, first, last):
 
 
 @block
-def merge_moments(plan, exact, x, work, mean, m2, first, last):
+def merge_moments(plan, exact, work, shift, mean, m2, first, last):
     """The mean and sum of squared deviations; once more, ``exact``, of channels that were lost.
 
     Returns whether any is: its shift lay far from its mean, or float32 could not hold its squares.
     """
-    c, parts, base = plan[_plan.C], plan[_plan.PARTS], plan[_plan.SHIFT]
+    c, parts = plan[_plan.C], plan[_plan.PARTS]
     _merge(plan, work, first, last)
     n = np.float64(plan[_plan.N] * plan[_plan.L])
-    far = 4.0 if x.itemsize == 8 else 2.0 if n < np.float64(FEW_VALUES) else 16.0
+    far = 4.0 if shift.itemsize == 8 else 2.0 if n < np.float64(FEW_VALUES) else 16.0
     lost = span(work, plan[_plan.LOST], c)
     again = False
     for j in range(first, last):
@@ -86,12 +86,12 @@ def merge_moments(plan, exact, x, work, mean, m2, first, last):
             continue
         s1, s2 = work[j], work[parts * c + j]
         d = s1 / n
-        mean[j] = work[base + j] + d
+        mean[j] = shift[j] + d
         # A comparison with NaN is false: it stays, and is never negative by rounding.
         squares = s2 - s1 * d
         m2[j] = 0.0 if squares < 0.0 else squares
         bad = s1 * d > far * squares
-        if x.itemsize == 4:
+        if shift.itemsize == 4:
             bad = bad or s2 <= TINY * n or not s2 < np.inf
         lost[j] = 1.0 if bad else 0.0
         again = again or bad
@@ -99,7 +99,7 @@ def merge_moments(plan, exact, x, work, mean, m2, first, last):
 
 
 @block
-def merge_gradients(plan, exact, x, work, mean, invstd, dweight, dbias, first, last):
+def merge_gradients(plan, exact, work, shift, mean, invstd, dweight, dbias, first, last):
     """dweight, dbias and the sums behind them; once more, ``exact``, of channels that were lost.
 
     Returns whether any is: float32 could not hold its products.
@@ -115,10 +115,10 @@ def merge_gradients(plan, exact, x, work, mean, invstd, dweight, dbias, first, l
         s1, s2 = work[j], work[parts * c + j]
         # Where both are 0, so is dy: below a dead unit, for example.
         tiny = abs(s2) <= TINY * n and (s1 != 0.0 or s2 != 0.0)
-        bad = x.itemsize == 4 and (tiny or not (abs(s1) < np.inf and abs(s2) < np.inf))
+        bad = shift.itemsize == 4 and (tiny or not (abs(s1) < np.inf and abs(s2) < np.inf))
         lost[j] = 1.0 if bad else 0.0
         again = again or bad
-        s2 += (work[plan[_plan.SHIFT] + j] - mean[j]) * s1
+        s2 += (shift[j] - mean[j]) * s1
         work[sums + j], work[sums + c + j] = s1, s2
         dweight[j] = s2 * invstd[j]
         dbias[j] = s1

@@ -20,7 +20,7 @@ from ._intrinsics import (
     fence,
 )
 from ._jit import block, reduction, span
-from ._runs import EIGHT, FOUR, ONE, ZERO, lanes_of, streams, to_line
+from ._runs import FOUR, NINE, ONE, ZERO, lanes_of, shifts, streams, to_line
 
 
 def _adder(rows, accumulate):
@@ -117,12 +117,11 @@ def reduce(t, plan, exact, x, dy, work, values, begin, end):
     room = plan[_plan.TILE_ROOM]
     base = plan[_plan.SCRATCH] + (room + room) * t
     s1, s2 = span(work, base, room), span(work, base + room, room)
-    shift = span(values, EIGHT * plan[_plan.ROOM] + room * t, room)
-    channel_shift = span(work, plan[_plan.SHIFT], c)
+    shift = span(values, NINE * plan[_plan.ROOM] + room * t, room)
     for k in range(begin, end):
         i, start = k // tiles, k % tiles * tile
         n, first = min(tile, width - start), start // run
-        expand(channel_shift, first, run, n, shift)
+        expand(shifts(plan, values), first, run, n, shift)
         for j in range(room):
             s1[j] = 0.0
             s2[j] = 0.0

@@ -124,14 +124,12 @@ def _make_sum_run(exact):
             emit = Emitter(context, builder, names, signature, args, register_bytes(context))
             loop, n = RunSum(emit, exact), emit.values["n"]
             vectors = builder.udiv(n, loop.number(emit.lanes))
-            steps = builder.udiv(vectors, loop.number(UNROLL))
-            whole, chain = builder.udiv(steps, loop.number(CHAIN)), loop.number(CHAIN)
-            with cgutils.for_range(builder, whole):
-                with cgutils.for_range(builder, chain):
-                    loop.step(UNROLL)
-                loop.flush()
-            with cgutils.for_range(builder, builder.urem(steps, chain)):
+            # One loop: of two, the rest of a chain is unrolled, and spills.
+            with cgutils.for_range(builder, builder.udiv(vectors, loop.number(UNROLL))) as each:
                 loop.step(UNROLL)
+                place = builder.urem(each.index, loop.number(CHAIN))
+                with builder.if_then(builder.icmp_unsigned("==", place, loop.number(CHAIN - 1))):
+                    loop.flush()
             with cgutils.for_range(builder, builder.urem(vectors, loop.number(UNROLL))):
                 loop.step(1)
             rest = builder.urem(n, loop.number(emit.lanes))

@@ -23,13 +23,14 @@ AHEAD = 11  # whether it prefetches
 WRITE_BY_ROWS, WRITE_WIDTH = 12, 13
 ALIGN, STREAM, STREAM_BACKWARD = 14, 15, 16  # whether to store whole lines, past the caches
 BLOCKS = 17  # of _rows.reduce or _columns.reduce
-# Offsets into the float64 workspace, behind the partial sums: a shift, two sums and a mark for each
-# channel, count and eps, then two vectors of TILE_ROOM values for each thread.
-SHIFT, SUMS, LOST, NUMBERS, SCRATCH, TILE_ROOM = 18, 19, 20, 21, 22, 23
+# Offsets into the float64 workspace, behind the partial sums: two sums and a mark for each channel,
+# count and eps, then two vectors of TILE_ROOM values for each thread.
+SUMS, LOST, NUMBERS, SCRATCH, TILE_ROOM = 18, 19, 20, 21, 22
 # The workspace of the data's dtype holds four coefficients of each channel, the same of each column
-# of a wide row, in vectors of ROOM values; then TILE_ROOM values for each thread.
-ROOM = 24
-SIZE = 25
+# of a wide row, and a shift of each channel, in vectors of ROOM values; then TILE_ROOM values for
+# each thread.
+ROOM = 23
+SIZE = 24
 
 BLOCK = 16384  # values in a block: 64 to 128 KB, a few microseconds
 NARROW = 256  # bytes of a row that is summed, or twice as many, where samples fit
@@ -59,7 +60,7 @@ class Plan:
             int(array[k]) for k in (N, C, L, SCRATCH, ROOM, TILE_ROOM)
         )
         self.large = n * c * run >= LARGE  # worth a team of threads
-        self.pool = Pool(scratch, 8 * room, tile, dtype)
+        self.pool = Pool(scratch, 9 * room, tile, dtype)
         self.steps: dict[tuple, np.ndarray] = {}  # of `_passes`, for each task
 
     def slab(self, inputs: int, threads: int) -> int:
@@ -161,7 +162,7 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     values[STREAM] = 2 * size >= last_level_cache()
     values[STREAM_BACKWARD] = 3 * size >= last_level_cache()
     values[ALIGN] = total >= LARGE or values[STREAM_BACKWARD]  # streaming stores need it
-    values[[SHIFT, SUMS, LOST, NUMBERS]] = (2 * parts + np.array([0, 1, 3, 4])) * c
+    values[[SUMS, LOST, NUMBERS]] = (2 * parts + np.array([0, 2, 3])) * c
     values[SCRATCH] = _room(int(values[NUMBERS]) + 2)
     values[TILE_ROOM] = _room(int(values[TILE]))
     values[ROOM] = _room(max(c, int(values[WRITE_WIDTH])) + 32)

@@ -12,11 +12,11 @@ from ._intrinsics import (
     sum_run_exact,
 )
 from ._jit import block, span
-from ._runs import ONE, THREE, TWO, ZERO, lanes_of, streams, to_line
+from ._runs import ONE, THREE, TWO, ZERO, lanes_of, shifts, streams, to_line
 
 
 @block
-def _sum_block(plan, exact, x, dy, work, part, first, last):
+def _sum_block(plan, exact, x, dy, work, shift, part, first, last):
     """Leave the part-th partial sums of channels first to last in ``work``, as (2, PARTS, C)."""
     n, c, length = plan[_plan.N], plan[_plan.C], plan[_plan.L]
     samples, piece, second = plan[_plan.SAMPLES], plan[_plan.PIECE], plan[_plan.PARTS] * c
@@ -30,11 +30,10 @@ def _sum_block(plan, exact, x, dy, work, part, first, last):
     for sample in range(i * samples, min(n, (i + ONE) * samples)):
         for j in range(first, last):
             o = (sample * c + j) * length + start
-            shift = x.dtype.type(work[plan[_plan.SHIFT] + j])
             if exact:
-                s1, s2 = sum_run_exact(x, dy, o, m, shift)
+                s1, s2 = sum_run_exact(x, dy, o, m, shift[j])
             else:
-                s1, s2 = sum_run(x, dy, o, m, shift)
+                s1, s2 = sum_run(x, dy, o, m, shift[j])
             work[sums + j] += s1
             work[second + sums + j] += s2
 
@@ -45,10 +44,11 @@ def reduce(t, plan, exact, x, dy, work, values, start, stop):
     c, channels, piece = plan[_plan.C], plan[_plan.CHANNELS], plan[_plan.PIECE]
     pieces = (plan[_plan.L] + piece - ONE) // piece
     groups = (c + channels - ONE) // channels
+    shift = shifts(plan, values)
     for k in range(start, stop):
         part = k // (groups * pieces) * pieces + k % pieces
         first = k // pieces % groups * channels
-        _sum_block(plan, exact, x, dy, work, part, first, min(c, first + channels))
+        _sum_block(plan, exact, x, dy, work, shift, part, first, min(c, first + channels))
 
 
 @block

@@ -3,10 +3,10 @@
 import numpy as np
 
 from . import _plan
-from ._jit import address_of, block
+from ._jit import address_of, block, span
 from ._vectors import VECTOR_BYTES
 
-ZERO, ONE, TWO, THREE, FOUR, EIGHT, SIXTEEN = (np.uintp(n) for n in (0, 1, 2, 3, 4, 8, 16))
+ZERO, ONE, TWO, THREE, FOUR, EIGHT, NINE, SIXTEEN = (np.uintp(n) for n in (0, 1, 2, 3, 4, 8, 9, 16))
 
 
 @block
@@ -34,3 +34,9 @@ def streams(plan, out, x, dy):
     """Whether to store past the caches: not over what was just read."""
     wanted = plan[_plan.STREAM] if dy is None else plan[_plan.STREAM_BACKWARD]
     return wanted != ZERO and not (same_memory(out, x) or same_memory(out, dy))
+
+
+@block
+def shifts(plan, values):
+    """What is subtracted of each channel before it is summed."""
+    return span(values, EIGHT * plan[_plan.ROOM], plan[_plan.C])

@@ -14,7 +14,7 @@ import numpy as np
 from . import _channels, _columns, _plan, _rows
 from . import _workspace as _w
 from ._jit import Step, array_at, block, span
-from ._runs import EIGHT, ONE, THREE, TWO, ZERO
+from ._runs import NINE, ONE, THREE, TWO, ZERO, shifts
 
 # What a pass has to do, as a sum of these. FIXED treats the statistics as constants.
 REDUCE, WRITE, FIXED = 1, 2, 4
@@ -28,7 +28,7 @@ def _reader(real):
         context = array_at(address, _w.WORDS, np.uintp)
         plan = array_at(context[_w.PLAN], _plan.SIZE, np.uintp)
         work = array_at(context[_w.WORK], plan[_plan.SCRATCH], np.float64)
-        values = array_at(context[_w.VALUES], EIGHT * plan[_plan.ROOM], real)
+        values = array_at(context[_w.VALUES], NINE * plan[_plan.ROOM], real)
         size = plan[_plan.N] * plan[_plan.C] * plan[_plan.L]
         x = array_at(context[_w.X], size, real)
         dy = array_at(context[_w.DY], size, real)
@@ -50,16 +50,16 @@ def _forward(real, read):
     """Per channel, in a forward pass."""
 
     def shift(t, exact, first, last, address):
-        _, plan, work, _, x, _, _ = read(address)
-        _channels.shift_near(plan, x, work, first, last)
+        _, plan, work, values, x, _, _ = read(address)
+        _channels.shift_near(plan, x, work, shifts(plan, values), first, last)
         return 0
 
     def merge(t, exact, first, last, address):
-        context, plan, work, _, x, _, _ = read(address)
-        mean, m2, _ = _moments(context, plan)
-        if not _channels.merge_moments(plan, exact, x, work, mean, m2, first, last):
+        context, plan, work, values, _, _, _ = read(address)
+        shift, (mean, m2, _) = shifts(plan, values), _moments(context, plan)
+        if not _channels.merge_moments(plan, exact, work, shift, mean, m2, first, last):
             return 0
-        _channels.shift_to(plan, x, mean, work, first, last)
+        _channels.shift_to(mean, shift, first, last)
         return 1
 
     def prepare(t, exact, first, last, address):
@@ -80,19 +80,19 @@ def _backward(real, read):
     """The same in a backward pass."""
 
     def shift(t, exact, first, last, address):
-        context, plan, work, _, x, _, _ = read(address)
+        context, plan, _, values, _, _, _ = read(address)
         mean, _, _ = _moments(context, plan)
-        _channels.shift_to(plan, x, mean, work, first, last)
+        _channels.shift_to(mean, shifts(plan, values), first, last)
         return 0
 
     def merge(t, exact, first, last, address):
-        context, plan, work, _, x, _, _ = read(address)
-        mean, _, invstd = _moments(context, plan)
+        context, plan, work, values, _, _, _ = read(address)
+        shift, (mean, _, invstd) = shifts(plan, values), _moments(context, plan)
         c = plan[_plan.C]
         dweight = array_at(context[_w.DWEIGHT], c, real)
         dbias = array_at(context[_w.DBIAS], c, real)
         lost = _channels.merge_gradients(
-            plan, exact, x, work, mean, invstd, dweight, dbias, first, last
+            plan, exact, work, shift, mean, invstd, dweight, dbias, first, last
         )
         return 1 if lost else 0
 

@@ -72,7 +72,7 @@ class Emitter:
 
     def double(self, value):
         """As float64."""
-        wide = self.vector(ir.DoubleType())
+        wide = ir.VectorType(ir.DoubleType(), value.type.count)
         return value if value.type == wide else self.builder.fpext(value, wide)
 
     def multiply_add(self, a, b, c):
@@ -105,18 +105,21 @@ class Emitter:
         read, keep, data = _INT(0), _INT(3), _INT(1)
         self.builder.call(function, [address, read, keep, data])
 
+    def halves(self, value):
+        """The sum of the two halves of a vector."""
+        lanes = value.type.count // 2
+        parts = (
+            self.builder.shuffle_vector(
+                value, value, ir.Constant(ir.VectorType(_INT, lanes), list(part))
+            )
+            for part in (range(lanes), range(lanes, 2 * lanes))
+        )
+        return self.builder.fadd(*parts)
+
     def total(self, value):
         """The sum of a vector's lanes, halves added to halves: the same order everywhere."""
-        lanes = self.lanes
-        while lanes > 1:
-            lanes //= 2
-            halves = (
-                self.builder.shuffle_vector(
-                    value, value, ir.Constant(ir.VectorType(_INT, lanes), list(part))
-                )
-                for part in (range(lanes), range(lanes, 2 * lanes))
-            )
-            value = self.builder.fadd(*halves)
+        while value.type.count > 1:
+            value = self.halves(value)
         return self.builder.extract_element(value, ir.Constant(_INT, 0))
 
 
@@ -130,7 +133,10 @@ class RunSum:
         self.shift = emit.splat(emit.values["shift"])
         element = self.shift.type.element if not exact else ir.DoubleType()
         self.zero = ir.Constant(emit.vector(element), [0.0] * emit.lanes)
-        double = ir.Constant(emit.vector(ir.DoubleType()), [0.0] * emit.lanes)
+        # Halves, so that they and eight sums fit 16 registers: spilt, a run of 196 takes 22 ns, not
+        # 13.
+        half = emit.lanes // 2
+        double = ir.Constant(ir.VectorType(ir.DoubleType(), half), [0.0] * half)
         self.sums = [self._variable(self.zero.type, self.zero) for _ in range(2 * UNROLL)]
         self.totals = [self._variable(double.type, double) for _ in range(2)]
 
@@ -164,4 +170,5 @@ class RunSum:
                 part = builder.load(variable)
                 value = part if value is None else builder.fadd(value, part)
                 builder.store(self.zero, variable)
-            builder.store(builder.fadd(builder.load(total), self.emit.double(value)), total)
+            value = self.emit.double(self.emit.halves(value))
+            builder.store(builder.fadd(builder.load(total), value), total)
