@@ -8,7 +8,7 @@ means costs hundreds of ulp of variance when the mean is 10,000 times the deviat
 import numpy as np
 
 from . import _columns, _plan
-from ._jit import block, span
+from ._jit import block, glue, span
 from ._runs import EIGHT, FOUR, ONE, SIXTEEN, THREE, TWO, ZERO
 
 # Squares of float32 below 2^-126 lose digits, below 2^-149 they vanish; their mean must be so far
@@ -18,7 +18,7 @@ TINY = 2.0**-100
 FEW_VALUES = np.uintp(1024)
 
 
-@block
+@glue
 def shift_near(plan, x, work, shift, first, last):
     """Shift by the mean of a few values spread over each channel, to the data's precision.
 
@@ -40,7 +40,7 @@ def shift_near(plan, x, work, shift, first, last):
         shift[j] = near[j]
 
 
-@block
+@glue
 def shift_to(mean, shift, first, last):
     """Shift by each channel's mean, to the data's precision.
 
@@ -69,7 +69,7 @@ def _merge(plan, work, first, last):
             _add(total, span(work, start + part * c + first, last - first))
 
 
-@block
+@glue
 def merge_moments(plan, exact, work, shift, mean, m2, first, last):
     """The mean and sum of squared deviations; once more, ``exact``, of channels that were lost.
 
@@ -98,7 +98,7 @@ def merge_moments(plan, exact, work, shift, mean, m2, first, last):
     return again
 
 
-@block
+@glue
 def merge_gradients(plan, exact, work, shift, mean, invstd, dweight, dbias, first, last):
     """dweight, dbias and the sums behind them; once more, ``exact``, of channels that were lost.
 
@@ -125,7 +125,7 @@ def merge_gradients(plan, exact, work, shift, mean, invstd, dweight, dbias, firs
     return again
 
 
-@block
+@glue
 def invert_deviations(count, eps, m2, invstd, first, last):
     """1 / sqrt(var + eps); 0 where both are 0, so that a constant channel gives its bias."""
     for j in range(first, last):
@@ -133,7 +133,7 @@ def invert_deviations(count, eps, m2, invstd, first, last):
         invstd[j] = 0.0 if var == 0.0 else 1.0 / np.sqrt(var)
 
 
-@block
+@glue
 def widen(plan, target, values):
     """Repeat the coefficients along a wide row, and a vector beyond, for `_columns.write`."""
     if plan[_plan.WRITE_BY_ROWS] == ZERO:
@@ -144,7 +144,7 @@ def widen(plan, target, values):
             _columns.expand(channels, ZERO, run, np.uintp(wide.size), wide)
 
 
-@block
+@glue
 def forward_coefficients(plan, weight, bias, mean, invstd, values, first, last):
     """m, b, c of ``y = (x - m) * b + c``.
 
@@ -159,7 +159,7 @@ def forward_coefficients(plan, weight, bias, mean, invstd, values, first, last):
         values[TWO * room + j] = bias[j] + (np.float64(values[j]) - mean[j]) * scale
 
 
-@block
+@glue
 def backward_coefficients(plan, fixed, weight, mean, invstd, work, values, first, last):
     """m, b, c, a of ``dx = (dy + (x - m) * b + c) * a`` (Ioffe & Szegedy 2015, section 3).
 

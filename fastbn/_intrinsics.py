@@ -99,8 +99,9 @@ def _make_accumulate(rows, ahead=False, size=VECTOR_BYTES, exact=False):
                         emit.prefetch(name, following)
                     following = builder.add(following, number(emit.lanes))
                 start = builder.add(start, width)
-            for name, value in (("s1", total), ("s2", products)):
-                emit.store(builder.fadd(emit.load(name, j), emit.double(value)), name, j)
+            for which, (name, value) in enumerate((("s1", total), ("s2", products))):
+                new = emit.add_terms(emit.load(name, j), emit.double(value), which)
+                emit.store(new, name, j)
             return context.get_dummy_value()
 
         index = types.uintp

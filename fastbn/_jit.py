@@ -1,6 +1,7 @@
 """The only place with Numba options, and with what depends on how Numba calls compiled code.
 
-``@block`` is for inner functions, ``@reduction`` for loops that sum, ``@kernel`` for what Python
+``@block`` is for inner functions, ``@glue`` for those that one function calls (they become part of
+it, where each level of blocks compiles anew what it calls), ``@reduction`` for loops that sum, ``@kernel`` for what Python
 calls, and ``Step`` for what a team of threads calls: C functions behind an address, so that one
 parallel kernel launches all of them, and nothing is compiled once for a team and once without.
 """
@@ -34,6 +35,7 @@ _PRANGE_ONLY: Any = dict.fromkeys(
 # Blocks are called by kernels only: without wrappers for Python and C they compile 15 % faster.
 _INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
 block = numba.njit(**_INNER)
+glue = numba.njit(inline="always", **_INNER)
 reduction = numba.njit(fastmath=_REDUCTION, **_INNER)
 
 caches: list[DiskCache] = []  # of everything that Python or a team calls

@@ -43,9 +43,8 @@ TILE_VALUES, LEAST_TILES, MOST_TILES = 1 << 17, 8, 128
 MOST_SUMS = 1 << 16  # partial sums of an array's columns, which one thread merges
 MOST_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
-# Bytes of a row up to which, and of x from which, rows are prefetched. Fixed numbers, because how
-# many are summed in float32 shows in the last bits.
-AHEAD_ROW, AHEAD_BYTES = 1 << 10, 32 << 20
+# Bytes of a row up to which rows are prefetched; wider ones the processor prefetches better itself.
+AHEAD_ROW = 1 << 11
 SLAB_BYTES = 1 << 20  # of the inputs, that a thread reduces and then writes
 # From how many last-level caches of data, and groups of channels a thread, slabs pay.
 FUSE_CACHES, FUSE_GROUPS = 1.5, 4
@@ -151,7 +150,7 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
         parts = max(1, _ceil(rows, height))
         values[[WIDTH, TILE, HEIGHT]] = width, tile, height
         values[BLOCKS] = parts * _ceil(width, tile)
-        values[AHEAD] = width * itemsize <= AHEAD_ROW or total * itemsize > AHEAD_BYTES
+        values[AHEAD] = width * itemsize <= AHEAD_ROW
     values[PARTS] = parts
 
     write_by_rows = run * itemsize >= 64

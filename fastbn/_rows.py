@@ -11,7 +11,7 @@ from ._intrinsics import (
     sum_run,
     sum_run_exact,
 )
-from ._jit import block, span
+from ._jit import block, glue, span
 from ._runs import ONE, THREE, TWO, ZERO, lanes_of, shifts, streams, to_line
 
 
@@ -38,17 +38,21 @@ def _sum_block(plan, exact, x, dy, work, shift, part, first, last):
             work[second + sums + j] += s2
 
 
-@block
+@glue
 def reduce(t, plan, exact, x, dy, work, values, start, stop):
     """Leave the partial sums of blocks ``start`` to ``stop``, which follow the order of memory."""
     c, channels, piece = plan[_plan.C], plan[_plan.CHANNELS], plan[_plan.PIECE]
     pieces = (plan[_plan.L] + piece - ONE) // piece
     groups = (c + channels - ONE) // channels
-    shift = shifts(plan, values)
-    for k in range(start, stop):
+    shift, k = shifts(plan, values), start
+    while k < stop:
         part = k // (groups * pieces) * pieces + k % pieces
-        first = k // pieces % groups * channels
-        _sum_block(plan, exact, x, dy, work, shift, part, first, min(c, first + channels))
+        group = k // pieces % groups
+        # Neighbouring blocks at once, sample by sample: memory is fast in its own order only.
+        together = min(stop - k, groups - group) if pieces == ONE else ONE
+        first, last = group * channels, min(c, (group + together) * channels)
+        _sum_block(plan, exact, x, dy, work, shift, part, first, last)
+        k += together
 
 
 @block
@@ -63,7 +67,7 @@ def _write_values(o, stop, j, end, length, channels, x, dy, out, m, b, c, a):
     return j, end
 
 
-@block
+@glue
 def write(plan, x, dy, out, values, o, stop):
     """Write the output from o to ``stop``.
 

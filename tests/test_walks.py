@@ -19,9 +19,9 @@ WIDTHS = [*range(1, 71), 100, 127, 128, 129, 130, 257, 1000, 2047, 2048, 2049, 2
 
 
 @pytest.fixture
-def ahead(monkeypatch):
-    """Rows of the smallest arrays are prefetched."""
-    monkeypatch.setattr(_plan, "AHEAD_BYTES", 0)
+def not_ahead(monkeypatch):
+    """No row is prefetched, not even a narrow one."""
+    monkeypatch.setattr(_plan, "AHEAD_ROW", 0)
     _layout._layout.cache_clear()
     yield
     _layout._layout.cache_clear()
@@ -36,9 +36,9 @@ def small_cache(monkeypatch):
     _layout._layout.cache_clear()
 
 
-@pytest.fixture(params=["as it is", "ahead"])
+@pytest.fixture(params=["as it is", "not ahead"])
 def rows_at_once(request):
-    return request.param == "ahead" and request.getfixturevalue("ahead")
+    return request.param == "not ahead" and request.getfixturevalue("not_ahead")
 
 
 @pytest.fixture(params=["stored", "streamed"])
