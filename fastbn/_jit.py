@@ -1,9 +1,9 @@
 """The only place with Numba options, and with what depends on how Numba calls compiled code.
 
 ``@block`` is for inner functions, ``@glue`` for those that one function calls (they become part of
-it, where each level of blocks compiles anew what it calls), ``@reduction`` for loops that sum, ``@kernel`` for what Python
-calls, and ``Step`` for what a team of threads calls: C functions behind an address, so that one
-parallel kernel launches all of them, and nothing is compiled once for a team and once without.
+it, where each level of blocks compiles anew what it calls), ``@reduction`` for loops that sum,
+``@kernel`` for what Python calls, and ``Step`` for what a team of threads calls: C functions behind
+an address, so that one parallel kernel launches all of them, and nothing is compiled twice.
 """
 
 import os
