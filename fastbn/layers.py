@@ -170,8 +170,6 @@ class BatchNorm:
             records = self.training and self.track_running_stats and update
             if records:  # attributes may have been replaced by hand
                 _validate.running_pair(self.running_mean, self.running_var, channels)
-                if self.momentum is not None:
-                    _validate.number("momentum", self.momentum)
             y, self.saved = self._forward(x)
             if records:
                 self._record(self.saved)
@@ -192,9 +190,8 @@ class BatchNorm:
         )
 
     def _record(self, saved: Saved) -> None:
-        momentum = self.momentum
-        if momentum is None:
-            momentum = 1.0 / (self.num_batches_tracked + 1)
+        given, count = self.momentum, self.num_batches_tracked + 1
+        momentum = 1.0 / count if given is None else _validate.number("momentum", given)
         taken = move_running_stats(
             self.running_mean, self.running_var, saved.moments, momentum, 1, self.nonfinite
         )
