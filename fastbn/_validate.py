@@ -131,7 +131,7 @@ def running(name: str, value, channels: int) -> None:
         raise ValueError(f"{name} should be writable, got a read-only array")
 
 
-def running_pair(mean: np.ndarray, var: np.ndarray, channels: int) -> None:
+def running_pair(mean, var, channels: int) -> None:
     """Two running statistics that one call updates: neither may be written through the other."""
     running("running_mean", mean, channels)
     running("running_var", var, channels)
