@@ -1,10 +1,13 @@
 """Batch normalization for NumPy on the CPU: fast, exact, and the same bits every time."""
 
+import os as _os
+import threading as _threading
+
 import lazy_loader as _lazy
 
 from ._version import __version__ as __version__
 
-__getattr__, __dir__, __all__ = _lazy.attach(
+_attribute, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "_config": ["config_info"],
@@ -23,3 +26,20 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "stats": ["Stats", "batch_stats", "merge_stats", "update_running_stats"],
     },
 )
+
+_importing = _threading.RLock()
+
+
+def __getattr__(name: str):
+    with _importing:
+        return _attribute(name)
+
+
+if hasattr(_os, "register_at_fork"):
+    # The first use of a name imports Numba, for a second: a child that another thread forks in it
+    # would wait for ever for the import to end.
+    _os.register_at_fork(
+        before=_importing.acquire,
+        after_in_parent=_importing.release,
+        after_in_child=_importing.release,
+    )

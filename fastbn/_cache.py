@@ -21,23 +21,30 @@ from numba.core import compiler, config, serialize
 from numba.core.caching import NullCache
 
 _CHECKSUM_BYTES = 32
+_OPTIONS = ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT")
 
 
 @cache
 def directory() -> Path:
     """Where kernels are kept: ``NUMBA_CACHE_DIR/fastbn`` if that is set, else the user's cache."""
     if config.CACHE_DIR:
-        return Path(config.CACHE_DIR) / "fastbn"
-    return Path(platformdirs.user_cache_dir("fastbn", appauthor=False))
+        return Path(config.CACHE_DIR).absolute() / "fastbn"
+    found = Path(platformdirs.user_cache_dir("fastbn", appauthor=False))
+    # A user without a home has "~/.cache", which would be made where the process happens to stand.
+    return found if found.is_absolute() else Path(os.devnull) / "fastbn"
 
 
 @cache
 def _package_digest() -> str:
-    """A hash of this package's source: kernels call each other across files."""
+    """A hash of this package's source: kernels call each other across files.
+
+    Empty where there is none to read, as in an archive: kernels could not be told from old ones.
+    """
+    files = sorted(Path(__file__).parent.rglob("*.py"))
     digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in files:
         digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest() if files else ""
 
 
 class DiskCache(NullCache):
@@ -60,7 +67,9 @@ class DiskCache(NullCache):
 
     def _file(self, signature, codegen) -> Path:
         versions = (numba.__version__, llvmlite.__version__, sys.version)
-        options = (config.OPT, config.BOUNDSCHECK)
+        if not self._digest:
+            raise LookupError("no source to tell versions apart by")
+        options = [str(getattr(config, name, None)) for name in _OPTIONS]
         machine = codegen.magic_tuple()
         key = (self._name, str(signature), machine, self._digest, versions, options)
         return directory() / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:40]}.kernel"

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -20,19 +21,33 @@ _launched = False  # has this process, or the one that it was forked from, start
 _forked = False
 
 
-def _cgroup_quota() -> float:
-    """CPUs that the control group grants, version 2 or 1; infinity without a limit."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        granted, period = (root / "cpu.max").read_text().split()
+def _cgroup_quota(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float:
+    """CPUs that the control groups grant, version 2 or 1; infinity without a limit.
+
+    A service's limit is that of its own group or of any above it; a container sees its own as root.
+    """
+    groups = {root, root / "cpu"}
+    with suppress(OSError):
+        for line in own.read_text().splitlines():
+            _, controllers, path = (line + "::").split(":", 2)
+            base = root / "cpu" if "cpu" in controllers.split(",") else root
+            if not controllers or base != root:
+                inner = base / path.rstrip(":").lstrip("/")
+                groups |= {group for group in (inner, *inner.parents) if root in group.parents}
+    return min(map(_quota, groups))
+
+
+def _quota(group: Path) -> float:
+    """What one control group grants, whichever the version of its files."""
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        granted, period = (group / "cpu.max").read_text().split()
         return math.inf if granted == "max" else int(granted) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        quota = int((root / "cpu/cpu.cfs_quota_us").read_text())
-        return quota / int((root / "cpu/cpu.cfs_period_us").read_text()) if quota > 0 else math.inf
-    except (OSError, ValueError):
-        return math.inf
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        return quota / int((group / "cpu.cfs_period_us").read_text()) if quota > 0 else math.inf
+    return math.inf
 
 
 def _affinity() -> int:

@@ -53,16 +53,21 @@ def integer(name: str, value) -> int:
 
 
 def whole(name: str, value, least: int) -> int:
-    """An integer of at least so much."""
+    """An integer of at least so much that fits an int64."""
     result = integer(name, value)
     if result < least:
         raise ValueError(f"{name} should be at least {least}, got {result}")
+    if result >= 1 << 63:
+        raise ValueError(f"{name} should be at most 2**63 - 1, got {result}")
     return result
 
 
 def parameter_dtype(name: str, value) -> np.dtype:
     """The dtype of a layer's parameters: float32 or float64."""
-    dtype = np.dtype(value)
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise TypeError(f"{name} should be float32 or float64, got {value!r}") from None
     if dtype not in (_SINGLE[0], _DOUBLE[0]):
         raise TypeError(f"{name} should be float32 or float64, got {dtype}")
     return dtype
@@ -126,19 +131,29 @@ def running(name: str, value, channels: int) -> None:
         raise ValueError(f"{name} should be writable, got a read-only array")
 
 
+def running_pair(mean, var, channels: int) -> None:
+    """Two running statistics that one call updates: neither may be written through the other."""
+    running("running_mean", mean, channels)
+    running("running_var", var, channels)
+    if np.may_share_memory(mean, var) and np.shares_memory(mean, var):
+        raise ValueError("running_var should not overlap running_mean")
+
+
 def number(name: str, value, least: float = -math.inf) -> float:
     """A real number of at least so much, which excludes NaN."""
     if type(value) is float and value >= least:
         return value
     try:
-        if isinstance(value, str | bytes):
+        if isinstance(value, str | bytes) or np.ndim(value):
             raise TypeError
         result = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} should be a real number, got {type(value).__name__}") from None
     except OverflowError:
         raise ValueError(f"{name} should fit a float64, got an integer beyond it") from None
-    if not result >= least:
+    if math.isnan(result):
+        raise ValueError(f"{name} should be a number, got nan")
+    if result < least:
         raise ValueError(f"{name} should be at least {least:g}, got {result}")
     return result
 
@@ -153,8 +168,10 @@ def output(name: str, out, shape: tuple[int, ...], dtype: np.dtype) -> None:
         raise TypeError(f"{name} should have dtype {dtype}, got {out.dtype}")
     if not out.flags.writeable:
         raise ValueError(f"{name} should be writable, got a read-only array")
-    if out.size and 0 in _steps(out):
-        raise ValueError(f"{name} should not be a broadcast array: its values share memory")
+    if not out.flags.c_contiguous and _overlaps_itself(out):
+        raise ValueError(
+            f"{name} should not be a broadcast or sliding view: its values share memory"
+        )
 
 
 def gradient(name: str, dy: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -164,6 +181,16 @@ def gradient(name: str, dy: np.ndarray, shape: tuple[int, ...]) -> None:
     dtypes(name, dy.dtype)
     if dy.dtype.kind in "iub":
         raise TypeError(f"{name} should be a floating-point array, got dtype {dy.dtype}")
+
+
+def _overlaps_itself(a: np.ndarray) -> bool:
+    """Whether a step along an axis is shorter than what lies within it: not so in any slice."""
+    reach = a.itemsize
+    for stride, length in sorted((abs(s), n) for s, n in zip(a.strides, a.shape, strict=True)):
+        if length > 1 and stride < reach:
+            return a.size > 0
+        reach += (length - 1) * stride
+    return False
 
 
 def _steps(a: np.ndarray) -> list[int]:
@@ -189,6 +216,6 @@ def overlap(out: np.ndarray, alias: np.ndarray | None, **others: np.ndarray | No
 
 
 def choice(name: str, value, allowed: Sequence[str]) -> None:
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         wanted = ", ".join(repr(item) for item in allowed)
         raise ValueError(f"{name} should be one of {wanted}, got {value!r}")

@@ -77,9 +77,11 @@ def batch_norm(
     flat, layout = _layout.see(x, channel_axis)
     channels = layout.channels
     if training:
-        if running_mean is not None:
+        if running_mean is not None and running_var is not None:
+            _validate.running_pair(running_mean, running_var, channels)
+        elif running_mean is not None:
             _validate.running("running_mean", running_mean, channels)
-        if running_var is not None:
+        elif running_var is not None:
             _validate.running("running_var", running_var, channels)
     else:
         _validate.defined("running_mean", running_mean, channels)

@@ -167,8 +167,11 @@ class BatchNorm:
         try:
             if self.num_features is None:
                 self._allocate(channels)
+            records = self.training and self.track_running_stats and update
+            if records:  # attributes may have been replaced by hand
+                _validate.running_pair(self.running_mean, self.running_var, channels)
             y, self.saved = self._forward(x)
-            if self.training and self.track_running_stats and update:
+            if records:
                 self._record(self.saved)
         except Exception:
             vars(self).update(before)
@@ -187,9 +190,8 @@ class BatchNorm:
         )
 
     def _record(self, saved: Saved) -> None:
-        momentum = self.momentum
-        if momentum is None:
-            momentum = 1.0 / (self.num_batches_tracked + 1)
+        given, count = self.momentum, self.num_batches_tracked + 1
+        momentum = 1.0 / count if given is None else _validate.number("momentum", given)
         taken = move_running_stats(
             self.running_mean, self.running_var, saved.moments, momentum, 1, self.nonfinite
         )
@@ -218,9 +220,10 @@ class BatchNorm:
         if self.saved is None:
             raise RuntimeError("backward was called before forward: call the layer first")
         grads = backward(dy, self.saved, needs=(True, self.affine, self.affine))
-        for total, grad in ((self.weight_grad, grads.dweight), (self.bias_grad, grads.dbias)):
-            if total is not None and grad is not None:
-                total += grad.astype(self.dtype, copy=False)
+        with np.errstate(all="ignore"):  # an overflow that raised would leave one of them behind
+            for total, grad in ((self.weight_grad, grads.dweight), (self.bias_grad, grads.dbias)):
+                if total is not None and grad is not None:
+                    total += grad.astype(self.dtype, copy=False)
         return grads.dx
 
     def _state(self) -> dict[str, Any]:
@@ -269,8 +272,8 @@ class BatchNorm:
             wanted.add("num_batches_tracked")
         if missing := sorted(wanted - set(state)):
             raise KeyError(f"state is missing {', '.join(missing)}")
-        if unknown := sorted(set(state) - wanted):
-            raise KeyError(f"state has unknown keys {', '.join(map(str, unknown))}")
+        if unknown := sorted(map(str, set(state) - wanted)):
+            raise KeyError(f"state has unknown keys {', '.join(unknown)}")
         vectors = sorted(wanted - {"num_batches_tracked"})
         channels = self.num_features
         if channels is None and vectors:

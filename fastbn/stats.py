@@ -62,10 +62,12 @@ class Stats:
     @classmethod
     def empty(cls, channels: int) -> "Stats":
         """Statistics of no values, for `channels` channels."""
+        channels = _validate.whole("channels", channels, 0)
         return _new(0.0, np.zeros(channels), np.zeros(channels))
 
     def var(self, ddof: float = 0) -> np.ndarray:
         """Variance of each channel, ``m2 / (count - ddof)``; NaN where ``count <= ddof``."""
+        ddof = _validate.number("ddof", ddof)
         if self.count <= ddof:
             return np.full_like(self.mean, np.nan)
         return self.m2 / (self.count - ddof)
@@ -252,8 +254,7 @@ def update_running_stats(
     """
     if not isinstance(stats, Stats):
         raise TypeError(f"stats should be a Stats, got {type(stats).__name__}")
-    _validate.running("running_mean", running_mean, stats.mean.size)
-    _validate.running("running_var", running_var, stats.mean.size)
+    _validate.running_pair(running_mean, running_var, stats.mean.size)
     momentum = _validate.number("momentum", momentum)
     less = _validate.number("ddof", ddof, 0.0)
     _validate.choice("nonfinite", nonfinite, ("propagate", "skip", "raise"))

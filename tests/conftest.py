@@ -19,6 +19,15 @@ settings.register_profile(
 settings.load_profile("fastbn")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--fuzz-seconds", type=float, default=2.0, help="how long tests/test_fuzz.py searches"
+    )
+    parser.addoption(
+        "--fuzz-seed", type=int, default=0, help="its first case; a failure prints its own"
+    )
+
+
 @pytest.fixture
 def keep_threads():
     """Put the number of threads back after the test."""

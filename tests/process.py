@@ -10,7 +10,7 @@ from pathlib import Path
 TIMEOUT = 180  # seconds; kernels may have to compile
 
 
-def run_python(code, **environment):
+def run_python(code, *, timeout=None, **environment):
     """What the code prints. Warnings are errors; after a time-out its children die with it."""
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     with tempfile.TemporaryDirectory() as directory:
@@ -25,7 +25,7 @@ def run_python(code, **environment):
             start_new_session=True,
         )
         try:
-            out, err = process.communicate(timeout=TIMEOUT)
+            out, err = process.communicate(timeout=timeout or TIMEOUT)
         except subprocess.TimeoutExpired:
             if hasattr(os, "killpg"):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -15,7 +15,8 @@ import numpy as np
 def _by_channel(x, channel_axis):
     """x as a float64 matrix (C, n), one row a channel."""
     x = np.moveaxis(np.asarray(x), channel_axis, 0)
-    return x.reshape(x.shape[0], math.prod(x.shape[1:])).astype(np.float64)
+    rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    return rows.astype(np.float64, order="C")  # NumPy sums pairwise along contiguous rows only
 
 
 def _shaped(rows, x, channel_axis):

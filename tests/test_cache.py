@@ -81,6 +81,31 @@ def test_other_source_is_another_kernel(directory, monkeypatch):
     assert len(list(directory.iterdir())) == 2
 
 
+def test_without_source_nothing_is_kept(directory, monkeypatch):
+    monkeypatch.setattr(_cache, "_package_digest", lambda: "")
+    assert hits(compiled()) == 0
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("option", ["BOUNDSCHECK", "LOOP_VECTORIZE"])
+def test_other_options_are_another_kernel(directory, monkeypatch, option):
+    hits(compiled())
+    monkeypatch.setattr(numba.config, option, 1 - int(getattr(numba.config, option) or 0))
+    assert hits(compiled()) == 0
+
+
+def test_a_user_without_a_home_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    monkeypatch.setattr(_cache.platformdirs, "user_cache_dir", lambda *_, **__: "~/.cache/fastbn")
+    monkeypatch.chdir(tmp_path)
+    _cache.directory.cache_clear()
+    try:
+        assert hits(compiled()) == 0
+        assert not list(tmp_path.iterdir())
+    finally:
+        _cache.directory.cache_clear()
+
+
 def test_numbas_cache_directory_is_respected(tmp_path, monkeypatch):
     _cache.directory.cache_clear()
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))

@@ -1,0 +1,215 @@
+"""Thread pools and forks, on each of Numba's threading layers.
+
+Each test is a process of its own with a time limit: what is looked for is a crash, a hang or a
+wrong number. `test_threads` has the same for one layer and few calls, `test_cache_faults` what
+can happen to files.
+"""
+
+import importlib
+import os
+
+import pytest
+from process import run_python
+
+LAYERS = {
+    "default": None,
+    "omp": "numba.np.ufunc.omppool",
+    "tbb": "numba.np.ufunc.tbbpool",
+    "workqueue": "numba.np.ufunc.workqueue",
+}
+
+
+def environment(layer):
+    """What asks Numba for this layer; skips the test where it cannot be loaded."""
+    if LAYERS[layer] is None:
+        return {}
+    try:
+        importlib.import_module(LAYERS[layer])
+    except ImportError as error:
+        pytest.skip(f"no {layer} layer: {error}")
+    return {"NUMBA_THREADING_LAYER": layer}
+
+
+each_layer = pytest.mark.parametrize("layer", LAYERS)
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+
+PRELUDE = """
+import os, sys, threading, time
+import multiprocessing as mp
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
+import reference
+from data import problem
+import fastbn
+
+SHAPES = [(16, 65, 8, 8), (1100, 64), (3, 2, 120, 121), (5, 3, 4)]  # all but the last for a team
+PROBLEMS = [problem(s, d) for s in SHAPES for d in (np.float32, np.float64)]
+
+def compute(i):
+    x, dy, weight, bias = PROBLEMS[i % len(PROBLEMS)]
+    y, saved = fastbn.forward(x, weight, bias)
+    return y, *fastbn.backward(dy, saved), saved.stats.mean
+
+def learn():
+    "What is right, checked against the oracle once, then to the bit."
+    fastbn.set_num_threads(2)
+    global EXPECTED
+    EXPECTED = [compute(i) for i in range(len(PROBLEMS))]
+    for (x, dy, weight, bias), got in zip(PROBLEMS, EXPECTED):
+        tolerance = 1e-11 if x.dtype == np.float64 else 1e-4
+        np.testing.assert_allclose(got[0], reference.forward(x, weight, bias), atol=tolerance)
+        np.testing.assert_allclose(got[1], reference.backward(dy, x, weight)[0], atol=tolerance)
+
+def right(i):
+    return all(map(np.array_equal, compute(i), EXPECTED[i % len(PROBLEMS)]))
+
+def fork(work):
+    "Start a child that works and exits with 0 if that returns True."
+    pid = os.fork()
+    if pid == 0:
+        code = 3
+        try:
+            code = 0 if work() else 4
+        finally:
+            os._exit(code)
+    return pid
+
+def finished(pid, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if (found := os.waitpid(pid, os.WNOHANG))[0]:
+            code = os.waitstatus_to_exitcode(found[1])
+            assert code == 0, f"a child ended with {code}"
+            return True
+        time.sleep(0.01)
+    os.killpg(0, 9)  # the child hangs: end it, its siblings and this process
+
+def busy(threads):
+    "Threads that compute until the event is set; what goes wrong is kept."
+    stop, wrong = threading.Event(), []
+    def work():
+        i = 0
+        while not stop.is_set():
+            i += 1
+            if not right(i):
+                wrong.append(i)
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers: worker.start()
+    return stop, workers, wrong
+"""
+
+POOLS = """
+learn()
+most = threading.active_count()
+
+def calls(start, n):
+    return sum(right(start + i) for i in range(n))
+
+for workers, n in ((2, 300), (8, 80)):
+    with ThreadPoolExecutor(workers) as pool:
+        counts = list(pool.map(calls, range(workers), [n] * workers))
+    assert counts == [n] * workers, counts
+"""
+
+FORKS = """
+learn()
+
+def generations():
+    return right(0) and right(4) and finished(fork(lambda: right(1) and right(5)))
+
+assert finished(fork(generations))
+with mp.get_context("fork").Pool(4) as pool:
+    assert all(pool.map(right, range(16)))
+stop, workers, wrong = busy(2)
+for i in range(10):
+    assert finished(fork(lambda: right(i) and right(i + 1)))
+stop.set()
+for worker in workers: worker.join()
+assert not wrong and right(0) and right(1)
+"""
+
+LOADER = """
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+learn()
+
+class Normalised(Dataset):
+    def __len__(self):
+        return 12
+    def __getitem__(self, i):
+        return torch.tensor(right(i))
+
+for _ in range(2):
+    loader = DataLoader(Normalised(), batch_size=3, num_workers=2, multiprocessing_context="fork")
+    assert all(bool(batch.all()) for batch in loader)
+assert right(0)
+"""
+
+FIRST_USE = """
+# The first call imports Numba: a child must not wait for an import that its parent had begun.
+def ready():
+    return np.isfinite(fastbn.batch_norm(np.eye(4), training=True)).all()
+
+first = threading.Thread(target=ready)
+children = []
+first.start()
+for _ in range(12):
+    children.append(fork(ready))
+    time.sleep(0.05)
+first.join()
+assert all(finished(child) for child in children)
+"""
+
+COMPILING = """
+import numba  # nothing is in the cache: the other thread compiles for seconds
+first = threading.Thread(target=lambda: fastbn.batch_stats(PROBLEMS[1][0]))
+first.start()
+time.sleep(1.0)
+assert first.is_alive(), "compiled too soon to test anything"
+children = [fork(lambda: fastbn.batch_stats(PROBLEMS[1][0]).count == 1024) for _ in range(2)]
+first.join()
+assert all(finished(child) for child in children)
+"""
+
+
+def run(code, timeout=None, **settings):
+    out = run_python(PRELUDE + code + '\nprint("done")\n', timeout=timeout, **settings)
+    assert "done" in out.split()
+
+
+@each_layer
+def test_thread_pools(layer):
+    run(POOLS, **environment(layer))
+
+
+@needs_fork
+@each_layer
+def test_forks(layer):
+    run(FORKS, **environment(layer))
+
+
+@needs_fork
+@each_layer
+def test_data_loader(layer):
+    pytest.importorskip("torch")
+    run(LOADER, **environment(layer))
+
+
+@needs_fork
+def test_fork_during_the_first_use():
+    run(FIRST_USE, timeout=120)
+
+
+@needs_fork
+@pytest.mark.slow
+def test_fork_while_another_thread_compiles(tmp_path):
+    run(COMPILING, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+def test_a_wrong_number_would_be_seen():
+    with pytest.raises(AssertionError, match=r"\[298, 300\]|\[299, 300\]|\[300, 29"):
+        run("_compute = compute\n" + POOLS.replace(
+            "def calls", "calls_made = []\ndef compute(i):\n    calls_made.append(i)\n"
+            "    y, *rest = _compute(i)\n    return (y + (len(calls_made) == 100), *rest)\n"
+            "\ndef calls"))  # fmt: skip
