@@ -32,7 +32,8 @@ _importing = _threading.RLock()
 
 def __getattr__(name: str):
     with _importing:
-        return _attribute(name)
+        value = globals()[name] = _attribute(name)  # kept: looking it up anew takes a microsecond
+    return value
 
 
 if hasattr(_os, "register_at_fork"):

@@ -77,7 +77,7 @@ def see(x: np.ndarray, channel_axis: int) -> tuple[np.ndarray, Layout]:
     if x.flags.carray:
         layout = _layout(x.shape, channel_axis, None, x.dtype)
         if x.dtype is layout.compute:  # the ordinary case
-            return x.reshape(-1), layout
+            return x.ravel(), layout  # a view, in less than half of reshape's time
     order = _order(x)
     layout = _layout(x.shape, channel_axis, order, x.dtype)
     if order is not None and not x.transpose(order).flags.c_contiguous:
@@ -120,7 +120,7 @@ def fresh(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
         return flat, shaped(flat, layout)
     if layout.order is None:
         result = np.empty(layout.shape, layout.compute)
-        return result.reshape(-1), result
+        return result.ravel(), result
     flat = np.empty(layout.size, layout.compute)
     return flat, shaped(flat, layout)
 

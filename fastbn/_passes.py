@@ -5,13 +5,16 @@ invstd. A pass is a walk over steps, compiled once for one thread and once for a
 allocated is allocated before: an error inside would be lost.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numba import prange
 
 from . import _plan, _steps, _threads
 from . import _workspace as _w
-from ._jit import address_of, array_at, block, call_step, kernel
-from ._runs import ONE, ZERO
+from ._jit import address_of, array_at, block, call_step, kernel, span
+from ._runs import ONE, THREE, TWO, ZERO
 from ._steps import FIXED, REDUCE, WRITE
 
 # Stages of a pass, in this order, and where their steps are found; 0: not needed. FUSED, instead of
@@ -65,10 +68,11 @@ def _share(t, team, exact, stage, steps, plan, words):
         words[_w.LOST] = ONE
 
 
-def _run(threads, steps, words):
+def _run(threads, words):
     """Sum all blocks, and once more if need be; then write all values. Or do both slab by slab."""
     team = np.uintp(threads)
     plan = array_at(words[_w.PLAN], _plan.SIZE, np.uintp)
+    steps = array_at(words[_w.STEPS], DONE, np.uintp)
     exact, stage = ZERO, FUSED if steps[FUSED] != 0 else SHIFT
     while stage != DONE:
         little = stage in (SHIFT, MERGE) and plan[_plan.C] < TEAM_CHANNELS
@@ -88,47 +92,59 @@ def _run(threads, steps, words):
 _alone, _team = block(_run), kernel(_run, parallel=True)
 
 
-@kernel
-def _start_forward(
-    threads, steps, words, plan, work, values, task, x, out, weight, bias, stats, count, eps
-):
-    """Fill the context; run if there is but one thread."""
-    words[_w.PLAN], words[_w.STATS], words[_w.LOST] = address_of(plan), address_of(stats), ZERO
-    words[_w.WORK], words[_w.VALUES] = address_of(work), address_of(values)
+@block
+def _complete(words, steps, x, out, weight, bias, stats, count, eps):
+    words[_w.STEPS], words[_w.STATS], words[_w.LOST] = steps, address_of(stats), ZERO
     words[_w.X], words[_w.OUT] = address_of(x), address_of(out)
     words[_w.WEIGHT], words[_w.BIAS] = address_of(weight), address_of(bias)
-    numbers = plan[_plan.NUMBERS]
-    work[numbers], work[numbers + ONE] = count, eps
-    if threads == 1:
-        _alone(threads, steps, words)
+    plan = array_at(words[_w.PLAN], _plan.SIZE, np.uintp)
+    numbers = span(array_at(words[_w.WORK], ZERO, np.float64), plan[_plan.NUMBERS], TWO)
+    numbers[ZERO], numbers[ONE] = count, eps
 
 
 @kernel
-def _start_backward(
-    threads, steps, words, plan, work, values, task, x, dy, out, weight, stats, dweight, dbias
-):
+def _start_forward(threads, words, steps, x, out, weight, bias, stats, count, eps):
+    """Complete the context; run if there is but one thread."""
+    _complete(words, steps, x, out, weight, bias, stats, count, eps)
+    if threads == 1:
+        _alone(threads, words)
+
+
+@kernel
+def _start_evaluation(threads, words, steps, x, out, weight, bias, mean, var, eps):
+    """The same, of a forward pass with given statistics."""
+    c = np.uintp(mean.size)
+    stats = span(array_at(words[_w.WORK], ZERO, np.float64), ZERO, THREE * c)  # no sums are needed
+    for j in range(c):
+        stats[j], stats[c + j] = mean[j], var[j]
+    _complete(words, steps, x, out, weight, bias, stats, 1.0, eps)
+    if threads == 1:
+        _alone(threads, words)
+
+
+@kernel
+def _start_backward(threads, words, steps, task, x, dy, out, weight, stats, dweight, dbias):
     """The same of a backward pass."""
-    words[_w.TASK] = np.uintp(task)
-    words[_w.PLAN], words[_w.STATS], words[_w.LOST] = address_of(plan), address_of(stats), ZERO
-    words[_w.WORK], words[_w.VALUES] = address_of(work), address_of(values)
-    words[_w.X], words[_w.DY] = address_of(x), address_of(dy)
-    words[_w.OUT], words[_w.WEIGHT] = address_of(out), address_of(weight)
+    words[_w.STEPS], words[_w.STATS], words[_w.LOST] = steps, address_of(stats), ZERO
+    words[_w.X], words[_w.DY], words[_w.OUT] = address_of(x), address_of(dy), address_of(out)
+    words[_w.WEIGHT], words[_w.TASK] = address_of(weight), np.uintp(task)
     words[_w.DWEIGHT], words[_w.DBIAS] = address_of(dweight), address_of(dbias)
     if threads == 1:
-        _alone(threads, steps, words)
+        _alone(threads, words)
 
 
-def _steps_of(plan: _plan.Plan, name: str, task: int, threads: int) -> np.ndarray:
-    """The steps of a pass, compiled; remembered, as a small call takes no longer than this."""
+def _steps_of(plan: _plan.Plan, name: str, task: int, threads: int) -> Any:
+    """The word for the steps of a pass, compiled and kept: small calls take no longer than this."""
     key = name, task, threads
-    steps = plan.steps.get(key)
-    if steps is None:
+    kept = plan.steps.get(key)
+    if kept is None:
         found, names = _steps.STEPS[plan.dtype], _names_of(plan, name, task)
         addresses = [found[step].address if step else 0 for step in names]
         both = task & REDUCE and task & WRITE and not task & FIXED
         slab = plan.slab(1 if name == "forward" else 2, threads) if both else 0
-        steps = plan.steps[key] = np.array([*addresses, slab], _w.WORD)
-    return steps
+        steps = np.array([*addresses, slab], _w.WORD)
+        kept = plan.steps[key] = _w.address(steps), steps
+    return kept[0]
 
 
 def _names_of(plan: _plan.Plan, name: str, task: int) -> list[str | None]:
@@ -146,14 +162,13 @@ def _names_of(plan: _plan.Plan, name: str, task: int) -> list[str | None]:
     ]
 
 
-def _pass(start, name: str, plan: _plan.Plan, task: int, arguments: tuple) -> None:
+def _pass(start: Callable, name: str, plan: _plan.Plan, task: int, arguments: tuple) -> None:
     threads = _threads.get_num_threads() if plan.large else 1
     workspace = plan.pool.take(threads)
-    _, words, work, values = workspace
-    steps = _steps_of(plan, name, task, threads)
-    start(threads, steps, words, plan.array, work, values, task, *arguments)
-    if threads > 1 and not _threads.run(_team, threads, steps, words):
-        start(1, steps, words, plan.array, work, values, task, *arguments)
+    steps, words = _steps_of(plan, name, task, threads), workspace.context
+    start(threads, words, steps, *arguments)
+    if threads > 1 and not _threads.run(_team, threads, words):
+        start(1, words, steps, *arguments)
     plan.pool.give(workspace)
 
 
@@ -166,12 +181,17 @@ def forward(plan: _plan.Plan, task: int, *arguments) -> None:
     _pass(_start_forward, "forward", plan, task, arguments)
 
 
+def evaluate(plan: _plan.Plan, *arguments) -> None:
+    """Normalise x with given statistics: x, out, weight, bias, mean, var, eps."""
+    _pass(_start_evaluation, "forward", plan, WRITE, arguments)
+
+
 def backward(plan: _plan.Plan, task: int, *arguments) -> None:
     """REDUCE: dweight and dbias. WRITE: dx into `out`, which needs REDUCE unless FIXED.
 
     ``arguments``: x, dy, out, weight, stats, dweight, dbias.
     """
-    _pass(_start_backward, "backward", plan, task, arguments)
+    _pass(_start_backward, "backward", plan, task, (task, *arguments))
 
 
 @kernel

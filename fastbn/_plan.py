@@ -59,8 +59,8 @@ class Plan:
             int(array[k]) for k in (N, C, L, SCRATCH, ROOM, TILE_ROOM)
         )
         self.large = n * c * run >= LARGE  # worth a team of threads
-        self.pool = Pool(scratch, 9 * room, tile, dtype)
-        self.steps: dict[tuple, np.ndarray] = {}  # of `_passes`, for each task
+        self.pool = Pool(array, scratch, 9 * room, tile, dtype)
+        self.steps: dict[tuple, tuple] = {}  # of `_passes`, for each task
 
     def slab(self, inputs: int, threads: int) -> int:
         """Groups of channels that a thread sums and then writes; 0 to take whole arrays."""

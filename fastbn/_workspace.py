@@ -6,12 +6,17 @@ import numpy as np
 from numba.core import config
 
 # Words of a context: addresses of arrays, the task, and whether channels have to be summed again.
-PLAN, WORK, VALUES, X, DY, OUT, WEIGHT, BIAS, STATS, DWEIGHT, DBIAS, TASK, LOST = range(13)
-WORDS = 13
+PLAN, WORK, VALUES, STEPS, X, DY, OUT, WEIGHT, BIAS, STATS, DWEIGHT, DBIAS, TASK, LOST = range(14)
+WORDS = 14
 # Without a compiler they are the arrays themselves.
 WORD: Any = object if config.DISABLE_JIT else np.uintp
 
 SPARE_BYTES = 1 << 16  # of a workspace that is kept for the next call
+
+
+def address(array: np.ndarray) -> Any:
+    """A word for an array, which has to be kept elsewhere."""
+    return array if config.DISABLE_JIT else array.__array_interface__["data"][0]
 
 
 class Workspace(NamedTuple):
@@ -19,15 +24,15 @@ class Workspace(NamedTuple):
 
     threads: int
     context: np.ndarray
-    work: np.ndarray  # float64
-    values: np.ndarray  # of the data's dtype
+    kept: tuple[np.ndarray, ...]  # what the context has addresses of
 
 
 class Pool:
     """The workspaces of one plan: so many float64 and so many values, and more for each thread."""
 
-    def __init__(self, work: int, values: int, each: int, dtype: np.dtype):
-        self._work, self._values, self._each, self._dtype = work, values, each, dtype
+    def __init__(self, plan: np.ndarray, work: int, values: int, each: int, dtype: np.dtype):
+        self._plan, self._work, self._values, self._each = plan, work, values, each
+        self._dtype = dtype
         self._small = 8 * work + dtype.itemsize * values <= SPARE_BYTES
         self._spare: list[Workspace] = []
 
@@ -39,12 +44,12 @@ class Pool:
             found = None
         if found is not None and found.threads >= threads:
             return found
-        return Workspace(
-            threads,
-            np.zeros(WORDS, WORD),
-            _aligned(self._work + 2 * self._each * threads, np.dtype(np.float64)),
-            _aligned(self._values + self._each * threads, self._dtype),
-        )
+        work = _aligned(self._work + 2 * self._each * threads, np.dtype(np.float64))
+        values = _aligned(self._values + self._each * threads, self._dtype)
+        context = np.zeros(WORDS, WORD)
+        for word, array in ((PLAN, self._plan), (WORK, work), (VALUES, values)):
+            context[word] = address(array)
+        return Workspace(threads, context, (work, values))
 
     def give(self, workspace: Workspace) -> None:
         """Take back what a pass no longer needs."""

@@ -93,11 +93,11 @@ def batch_norm(
     if out is not None:
         others = {"running_mean": running_mean, "running_var": running_var}
         _call.check_out(out, layout, x, x=x, **others, weight=weight, bias=bias)
-    buffer = np.empty(3 * channels)
     if not training:
-        buffer[:channels], buffer[channels : 2 * channels] = running_mean, running_var
-        return _call.run_forward(flat, layout, scale, shift, eps, buffer, 1.0, _passes.WRITE, out)
+        given = running_mean, running_var
+        return _call.run_evaluation(flat, layout, scale, shift, eps, *given, out)
     _validate.more_than_one_value(layout.n, layout.shape)
+    buffer = np.empty(3 * channels)
     task, count = _passes.REDUCE | _passes.WRITE, float(layout.n)
     y = _call.run_forward(flat, layout, scale, shift, eps, buffer, count, task, out)
     if running_mean is not None or running_var is not None:

@@ -84,12 +84,6 @@ for a, b in zip(results[0], results[-1]):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="a serial kernel of one process and a parallel one of another sum float32 columns in "
-    "another order: the last bits of dx, dweight and dbias differ",
-)
 def test_kernels_compiled_by_different_processes_agree(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "8"}
     run_python(BACKWARD.format(threads=(1,)), **cache)
