@@ -190,10 +190,12 @@ def test_nothing_is_written_beside_the_source():
 
 def test_the_guard_against_another_numba():
     """The cache rests on these parts of Numba: where one has gone, `_cache` has to follow."""
+    from numba import types
     from numba.core import caching, compiler, serialize
+    from numba.core.ccallback import CFunc
     from numba.core.dispatcher import Dispatcher
 
-    version = f"Numba {numba.__version__} has changed what fastbn/_cache.py is built on"
+    version = f"Numba {numba.__version__} has changed what fastbn/_cache.py and _jit.py rest on"
     assert hasattr(compiler.CompileResult, "_rebuild"), version
     assert hasattr(compiler.CompileResult, "_reduce"), version
     assert callable(getattr(serialize, "dumps", None)), version
@@ -201,3 +203,7 @@ def test_the_guard_against_another_numba():
     kernel = numba.njit(lambda x: x)
     assert isinstance(kernel, Dispatcher)
     assert isinstance(kernel._cache, caching.NullCache), version
+    step = CFunc(lambda x: x, ((types.uintp,), types.uintp), locals={}, options={})
+    assert isinstance(step._cache, caching.NullCache), version
+    step.compile()
+    assert isinstance(step.address, int), version

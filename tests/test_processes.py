@@ -208,7 +208,7 @@ def test_fork_while_another_thread_compiles(tmp_path):
 
 
 def test_a_wrong_number_would_be_seen():
-    with pytest.raises(AssertionError, match=r"\[298, 300\]|\[299, 300\]|\[300, 29"):
+    with pytest.raises(AssertionError, match=r"\[29[89], \d+\]|\[\d+, 29[89]\]"):
         run("_compute = compute\n" + POOLS.replace(
             "def calls", "calls_made = []\ndef compute(i):\n    calls_made.append(i)\n"
             "    y, *rest = _compute(i)\n    return (y + (len(calls_made) == 100), *rest)\n"
