@@ -143,7 +143,7 @@ def _steps_of(plan: _plan.Plan, name: str, task: int, threads: int) -> Any:
         both = task & REDUCE and task & WRITE and not task & FIXED
         slab = plan.slab(1 if name == "forward" else 2, threads) if both else 0
         steps = np.array([*addresses, slab], _w.WORD)
-        kept = plan.steps[key] = _w.address(steps), steps
+        kept = plan.steps.setdefault(key, (_w.address(steps), steps))  # one only, of any threads
     return kept[0]
 
 

@@ -201,3 +201,39 @@ def test_default_is_no_more_than_the_system_gives(environment, limit):
     code = "import os, fastbn; print(fastbn.get_num_threads(), len(os.sched_getaffinity(0)))"
     threads, cores = map(int, run_python(code, **environment).split())
     assert 1 <= threads <= min(cores, limit)
+
+
+FIRST_CALLS_OF_A_SHAPE = """
+from concurrent.futures import ThreadPoolExecutor
+import threading, time
+import numpy as np
+import fastbn
+from fastbn import _jit, _layout
+
+x = np.random.default_rng(0).normal(size=(600, 130))  # for one thread, but not at once
+expected = fastbn.forward(x)[0]
+address, start = _jit.Step.address, threading.Barrier(8)
+
+def slow(self):  # as it is when it compiles
+    time.sleep(0.001 * np.random.random())
+    return address.fget(self)
+
+_jit.Step.address = property(slow)
+
+def work(_):
+    start.wait()
+    y = fastbn.forward(x)[0]
+    junk = [np.full(6, 7, np.uintp) for _ in range(100)]
+    return np.array_equal(y, expected)
+
+fastbn.set_num_threads(1)
+with ThreadPoolExecutor(8) as pool:
+    for _ in range(40):
+        _layout._layout.cache_clear()
+        assert all(pool.map(work, range(8)))
+print("done")
+"""
+
+
+def test_first_calls_of_a_shape_by_eight_threads():
+    assert run_python(FIRST_CALLS_OF_A_SHAPE) == "done\n"
