@@ -27,14 +27,14 @@ def shift_near(plan, x, work, shift, first, last):
     """
     n, c, run = plan[_plan.N], plan[_plan.C], plan[_plan.L]
     points = SIXTEEN if n * run < FEW_VALUES else EIGHT if x.itemsize == 8 else FOUR
-    near = span(work, ZERO, c)  # free until there are sums
+    near, share = span(work, ZERO, c), 1.0 / np.float64(points)  # there are no sums in work yet
     for j in range(first, last):
         value = np.float64(x[j * run])
         near[j] = value if np.isfinite(value) else 0.0
     for k in range(ONE, points):
         o = n * k // points * c * run + run * k // points
         for j in range(first, last):
-            step = (np.float64(x[o + j * run]) - np.float64(x[j * run])) / np.float64(points)
+            step = (np.float64(x[o + j * run]) - np.float64(x[j * run])) * share
             near[j] += step if np.isfinite(step) else 0.0
     for j in range(first, last):
         shift[j] = near[j]

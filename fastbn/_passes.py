@@ -20,7 +20,7 @@ from ._steps import FIXED, REDUCE, WRITE
 # Stages of a pass, in this order, and where their steps are found; 0: not needed. FUSED, instead of
 # all of them, holds how many groups of channels make a slab.
 SHIFT, SUM, MERGE, PREPARE, WRITTEN, FUSED, DONE = range(7)
-TEAM_CHANNELS = 512  # from which it pays to launch a team for what is done per channel
+TEAM_CHANNELS = 2048  # from which it pays to launch a team for what is done per channel
 
 
 @block
