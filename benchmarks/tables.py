@@ -45,12 +45,12 @@ def show(title, headings, rows):
 
 def replace(path, marker, text):
     """Put text between ``<!-- marker -->`` and ``<!-- /marker -->`` in a file."""
-    first, last = f"<!-- {marker} -->\n", f"\n<!-- /{marker} -->"
+    first, last = f"<!-- {marker} -->\n", f"<!-- /{marker} -->"
     before, found, rest = Path(path).read_text().partition(first)
     _, found_too, after = rest.partition(last)
     if not (found and found_too):
         raise ValueError(f"{path} should have the lines {first.strip()} and {last.strip()}")
-    Path(path).write_text(before + first + text + last + after)
+    Path(path).write_text(before + first + text + "\n" + last + after)
 
 
 def progress(items, describe=str):

@@ -80,7 +80,10 @@ def see(x: np.ndarray, channel_axis: int) -> tuple[np.ndarray, Layout]:
             return x.ravel(), layout  # a view, in less than half of reshape's time
     order = _order(x)
     layout = _layout(x.shape, channel_axis, order, x.dtype)
-    if order is not None and not x.transpose(order).flags.c_contiguous:
+    moved = x if order is None else x.transpose(order)
+    if moved.flags.carray and x.dtype is layout.compute:
+        return moved.ravel(), layout
+    if order is not None and not moved.flags.c_contiguous:
         x = np.array(x, layout.compute, order="K")
         layout = _layout(x.shape, channel_axis, _order(x), x.dtype)._replace(
             dtype=layout.dtype, converts=layout.converts

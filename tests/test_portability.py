@@ -1,7 +1,8 @@
 """The core on small arrays: quick enough for Python without a compiler, see `.ci/portability`.
 
 One shape for each way of walking memory, serial and by a team. Bounds are checked where the process
-says so (an index beyond the end raises in serial kernels), and the results everywhere.
+says so (an index beyond the end is an unraisable exception, which pytest turns into a failure), and
+the results everywhere.
 """
 
 import numba
