@@ -1,6 +1,7 @@
 """Batch normalization for NumPy on the CPU: fast, exact, and the same bits every time."""
 
 import os as _os
+import sys as _sys
 import threading as _threading
 
 import lazy_loader as _lazy
@@ -36,11 +37,27 @@ def __getattr__(name: str):
     return value
 
 
+_held: list = []  # the compiler's lock, or None, of a fork under way
+
+
+def _before_fork() -> None:
+    """A child that another thread forks while Numba is imported or compiles would wait for ever."""
+    _importing.acquire()
+    jit = _sys.modules.get("fastbn._jit")  # looked up now: it may have come while this one waited
+    compiling = getattr(jit, "global_compiler_lock", None)
+    if compiling is not None:
+        compiling.acquire()
+    _held.append(compiling)
+
+
+def _after_fork() -> None:
+    compiling = _held.pop()
+    if compiling is not None:
+        compiling.release()
+    _importing.release()
+
+
 if hasattr(_os, "register_at_fork"):
-    # The first use of a name imports Numba, for a second: a child that another thread forks in it
-    # would wait for ever for the import to end.
     _os.register_at_fork(
-        before=_importing.acquire,
-        after_in_parent=_importing.release,
-        after_in_child=_importing.release,
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
     )

@@ -6,7 +6,6 @@ it, where each level of blocks compiles anew what it calls), ``@reduction`` for 
 an address, so that one parallel kernel launches all of them, and nothing is compiled twice.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +37,7 @@ block = numba.njit(**_INNER)
 glue = numba.njit(inline="always", **_INNER)
 reduction = numba.njit(fastmath=_REDUCTION, **_INNER)
 
+# `global_compiler_lock` is also what forks wait for: see `fastbn/__init__.py`.
 caches: list[DiskCache] = []  # of everything that Python or a team calls
 
 
@@ -149,12 +149,3 @@ if config.DISABLE_JIT:
 
 else:
     call_step, array_at, span, address_of = _compiled_access()
-
-
-if hasattr(os, "register_at_fork"):
-    # A fork while another thread compiles would leave the child waiting for this lock for ever.
-    os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=global_compiler_lock.release,
-    )

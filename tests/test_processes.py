@@ -154,11 +154,11 @@ def ready():
 first = threading.Thread(target=ready)
 children = []
 first.start()
-for _ in range(12):
+for _ in range(8):
     children.append(fork(ready))
-    time.sleep(0.05)
+    time.sleep(0.08)
 first.join()
-assert all(finished(child) for child in children)
+assert all(finished(child, 150) for child in children)  # each may have to compile
 """
 
 COMPILING = """
@@ -198,7 +198,7 @@ def test_data_loader(layer):
 
 @needs_fork
 def test_fork_during_the_first_use():
-    run(FIRST_USE, timeout=120)
+    run(FIRST_USE, timeout=180)
 
 
 @needs_fork
@@ -208,8 +208,7 @@ def test_fork_while_another_thread_compiles(tmp_path):
 
 
 def test_a_wrong_number_would_be_seen():
-    with pytest.raises(AssertionError, match=r"\[29[89], \d+\]|\[\d+, 29[89]\]"):
-        run("_compute = compute\n" + POOLS.replace(
-            "def calls", "calls_made = []\ndef compute(i):\n    calls_made.append(i)\n"
-            "    y, *rest = _compute(i)\n    return (y + (len(calls_made) == 100), *rest)\n"
-            "\ndef calls"))  # fmt: skip
+    wrong = "\ndef compute(i):\n    y, *rest = _compute(i)\n    return (y + (i == 100), *rest)\n"
+    code = "_compute = compute\n" + POOLS.replace("def calls", wrong + "\ndef calls")
+    with pytest.raises(AssertionError, match=r"\[299, 299\]"):
+        run(code)
