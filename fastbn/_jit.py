@@ -6,6 +6,7 @@ it, where each level of blocks compiles anew what it calls), ``@reduction`` for 
 an address, so that one parallel kernel launches all of them, and nothing is compiled twice.
 """
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,6 @@ block = numba.njit(**_INNER)
 glue = numba.njit(inline="always", **_INNER)
 reduction = numba.njit(fastmath=_REDUCTION, **_INNER)
 
-# `global_compiler_lock` is also what forks wait for: see `fastbn/__init__.py`.
 caches: list[DiskCache] = []  # of everything that Python or a team calls
 
 
@@ -149,3 +149,24 @@ if config.DISABLE_JIT:
 
 else:
     call_step, array_at, span, address_of = _compiled_access()
+
+
+_held: list[bool] = []  # by a fork under way; one that began before this was registered has it not
+
+
+def _before_fork() -> None:
+    """A fork while another thread compiles would leave the child waiting for this lock for ever."""
+    global_compiler_lock.acquire()
+    _held.append(True)
+
+
+def _after_fork() -> None:
+    if _held:
+        _held.pop()
+        global_compiler_lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )

@@ -146,21 +146,6 @@ for _ in range(2):
 assert right(0)
 """
 
-FIRST_USE = """
-# The first call imports Numba: a child must not wait for an import that its parent had begun.
-def ready():
-    return np.isfinite(fastbn.batch_norm(np.eye(4), training=True)).all()
-
-first = threading.Thread(target=ready)
-children = []
-first.start()
-for _ in range(8):
-    children.append(fork(ready))
-    time.sleep(0.08)
-first.join()
-assert all(finished(child, 150) for child in children)  # each may have to compile
-"""
-
 COMPILING = """
 import numba  # nothing is in the cache: the other thread compiles for seconds
 first = threading.Thread(target=lambda: fastbn.batch_stats(PROBLEMS[1][0]))
@@ -194,11 +179,6 @@ def test_forks(layer):
 def test_data_loader(layer):
     pytest.importorskip("torch")
     run(LOADER, **environment(layer))
-
-
-@needs_fork
-def test_fork_during_the_first_use():
-    run(FIRST_USE, timeout=180)
 
 
 @needs_fork
