@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from . import _layout, _passes, _validate
-from ._running import KERNEL_DTYPES
+from ._running import kernels_take
 from .stats import Stats
 
 
@@ -43,21 +43,11 @@ def check_out(out, layout: _layout.Layout, alias, **others) -> None:
     _validate.overlap(out, alias, **others)
 
 
-def _kernels_take(mean, var) -> bool:
-    return (
-        type(mean) is type(var) is np.ndarray
-        and mean.dtype is var.dtype
-        and mean.dtype in KERNEL_DTYPES
-        and mean.flags.carray
-        and var.flags.carray
-    )
-
-
 def run_evaluation(flat, layout, weight, bias, eps, mean, var, out) -> np.ndarray:
     """Normalise with statistics that are checked."""
     values, result = _layout.fresh(layout) if out is None else _layout.target(layout, out)
     if layout.plan is not None:
-        if not _kernels_take(mean, var):
+        if not kernels_take(mean, var):
             mean, var = np.array(mean, np.float64), np.array(var, np.float64)
         _passes.evaluate(layout.plan, flat, values, weight, bias, mean, var, eps)
     return _layout.finish(layout, result, out)

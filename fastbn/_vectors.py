@@ -142,7 +142,7 @@ class RunSum:
         element = self.shift.type.element if not exact else ir.DoubleType()
         self.zero = ir.Constant(emit.vector(element), [0.0] * emit.lanes)
         # Halves, so that they and eight sums fit 16 registers: spilt, a run of 196 takes 22 ns, not
-        # 13.
+        # 17.
         half = emit.lanes // 2
         double = ir.Constant(ir.VectorType(ir.DoubleType(), half), [0.0] * half)
         self.sums = [self._variable(self.zero.type, self.zero) for _ in range(2 * UNROLL)]
