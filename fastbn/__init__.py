@@ -2,13 +2,14 @@
 
 import lazy_loader as _lazy
 
+from . import _forks
 from ._version import __version__ as __version__
 
 _attribute, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "_config": ["config_info"],
-        "_threads": ["get_num_threads", "set_num_threads"],
+        "_threads": ["get_num_threads", "set_num_threads", "threads"],
         "cs231n": [
             "batchnorm_backward",
             "batchnorm_backward_alt",
@@ -26,5 +27,7 @@ _attribute, __dir__, __all__ = _lazy.attach(
 
 
 def __getattr__(name: str):
-    value = globals()[name] = _attribute(name)  # kept: looking it up anew takes a microsecond
+    _forks.prepare()
+    with _forks.importing:
+        value = globals()[name] = _attribute(name)  # kept: looking it up anew takes a microsecond
     return value

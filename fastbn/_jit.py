@@ -6,7 +6,6 @@ it, where each level of blocks compiles anew what it calls), ``@reduction`` for 
 an address, so that one parallel kernel launches all of them, and nothing is compiled twice.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -149,24 +148,3 @@ if config.DISABLE_JIT:
 
 else:
     call_step, array_at, span, address_of = _compiled_access()
-
-
-_held: list[bool] = []  # by a fork under way; one that began before this was registered has it not
-
-
-def _before_fork() -> None:
-    """A fork while another thread compiles would leave the child waiting for this lock for ever."""
-    global_compiler_lock.acquire()
-    _held.append(True)
-
-
-def _after_fork() -> None:
-    if _held:
-        _held.pop()
-        global_compiler_lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-    )

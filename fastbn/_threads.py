@@ -8,15 +8,18 @@ import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+
+import numba
 
 from . import _validate
 
 _team = threading.Lock()
 _chosen: int | None = None
+_mine = threading.local()  # `chosen`: what this Python thread has asked for
 _launched = False  # has this process, or the one that it was forked from, started a team?
 _forked = False
 
@@ -59,8 +62,6 @@ def _affinity() -> int:
 @cache
 def limits() -> dict[str, float]:
     """Every bound on the default number of threads, by name."""
-    import numba
-
     found: dict[str, float] = {
         "affinity": _affinity(),
         "NUMBA_NUM_THREADS": numba.config.NUMBA_NUM_THREADS,
@@ -80,8 +81,9 @@ def get_num_threads() -> int:
     Returns
     -------
     int
-        What `set_num_threads` was given; without it the least of the CPUs this process may run on,
-        the control group's quota, ``NUMBA_NUM_THREADS`` and ``OMP_NUM_THREADS``.
+        Inside `threads`, what it was given; else what `set_num_threads` was given; else the least
+        of the CPUs this process may run on, the control group's quota, ``NUMBA_NUM_THREADS`` and
+        ``OMP_NUM_THREADS``.
 
     Examples
     --------
@@ -89,7 +91,16 @@ def get_num_threads() -> int:
     >>> fastbn.get_num_threads() >= 1
     True
     """
-    return int(min(limits().values())) if _chosen is None else _chosen
+    chosen = getattr(_mine, "chosen", None) or _chosen
+    return int(min(limits().values())) if chosen is None else chosen
+
+
+def _checked(k: object) -> int:
+    k = _validate.integer("k", k)
+    most = int(limits()["NUMBA_NUM_THREADS"])
+    if not 1 <= k <= most:
+        raise ValueError(f"k should be from 1 to {most} (NUMBA_NUM_THREADS), got {k}")
+    return k
 
 
 def set_num_threads(k: int) -> None:
@@ -117,15 +128,43 @@ def set_num_threads(k: int) -> None:
     >>> fastbn.set_num_threads(before)
     """
     global _chosen
-    k = _validate.integer("k", k)
-    most = int(limits()["NUMBA_NUM_THREADS"])
-    if not 1 <= k <= most:
-        raise ValueError(f"k should be from 1 to {most} (NUMBA_NUM_THREADS), got {k}")
-    _chosen = k
+    _chosen = _checked(k)
+
+
+@contextmanager
+def threads(k: int) -> Iterator[None]:
+    """Set the number of threads that large calls of this Python thread use, for a ``with`` block.
+
+    It goes before `set_num_threads`; other Python threads are not concerned. Blocks may be nested.
+
+    Parameters
+    ----------
+    k : int
+        1 to ``NUMBA_NUM_THREADS``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `k` is not an integer or out of range.
+
+    Examples
+    --------
+    >>> import fastbn
+    >>> with fastbn.threads(1):
+    ...     fastbn.get_num_threads()
+    1
+    """
+    before, _mine.chosen = getattr(_mine, "chosen", None), _checked(k)
+    try:
+        yield
+    finally:
+        _mine.chosen = before
 
 
 def decided_by() -> str:
     """What gave the number of threads."""
+    if getattr(_mine, "chosen", None) is not None:
+        return "threads"
     if _chosen is not None:
         return "set_num_threads"
     found = limits()
@@ -146,8 +185,6 @@ def run(parallel: Callable, threads: int, *args) -> bool:
 def _launch(parallel: Callable, threads: int, args: tuple) -> None:
     """Run on Numba's team; the caller's Numba settings and start method are as before after it."""
     global _launched
-    import numba
-
     first, _launched = not _launched, True
     method = multiprocessing.get_start_method(allow_none=True) if first else None
     fewer = threads < numba.config.NUMBA_NUM_THREADS  # without a mask the whole team would wake

@@ -7,7 +7,33 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pytest
+
 TIMEOUT = 180  # seconds; kernels may have to compile
+LAYERS = {
+    "default": None,
+    "omp": "numba.np.ufunc.omppool",
+    "tbb": "numba.np.ufunc.tbbpool",
+    "workqueue": "numba.np.ufunc.workqueue",
+}
+each_layer = pytest.mark.parametrize("layer", LAYERS)
+# The tbb wheel puts its library where no loader looks.
+LIBRARIES = os.pathsep.join(
+    filter(None, [str(Path(sys.prefix, "lib")), os.environ.get("LD_LIBRARY_PATH")])
+)
+
+
+def environment(layer):
+    """What asks Numba for this threading layer; skips the test where it cannot be loaded."""
+    if LAYERS[layer] is None:
+        return {}
+    settings = {"NUMBA_THREADING_LAYER": layer}
+    if layer == "tbb":
+        settings["LD_LIBRARY_PATH"] = LIBRARIES
+    command = [sys.executable, "-c", f"import {LAYERS[layer]}"]
+    if subprocess.run(command, env=os.environ | settings, capture_output=True).returncode:
+        pytest.skip(f"no {layer} layer")
+    return settings
 
 
 def run_python(code, *, timeout=None, **environment):

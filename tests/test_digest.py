@@ -1,8 +1,7 @@
 """One SHA-256 for everything, at any number of threads, on any threading layer, in any process."""
 
 import pytest
-from process import run_python
-from test_processes import LAYERS, environment
+from process import each_layer, environment, run_python
 
 SCRIPT = """
 import hashlib
@@ -56,7 +55,7 @@ def first():
     return run_python(SCRIPT, NUMBA_NUM_THREADS="8").split()[0]
 
 
-@pytest.mark.parametrize("layer", LAYERS)
+@each_layer
 def test_one_digest(first, layer):
     digests = run_python(SCRIPT, NUMBA_NUM_THREADS="8", **environment(layer)).split()
     assert len(first) == 64

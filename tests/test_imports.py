@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A file imports only from lines above its own; files on one line do not know each other.
 LADDER = [
-    ["_version", "_cache", "_vectors", "_validate", "_workspace", "_memory"],
+    ["_version", "_forks", "_cache", "_vectors", "_validate", "_workspace", "_memory"],
     ["_threads", "_intrinsics", "_plan"],
     ["_jit", "_config"],
     ["_runs"],
@@ -52,6 +52,7 @@ PUBLIC = [
     "BatchNorm3d",
     "set_num_threads",
     "get_num_threads",
+    "threads",
     "config_info",
 ]
 

@@ -5,32 +5,11 @@ wrong number. `test_threads` has the same for one layer and few calls, `test_cac
 can happen to files.
 """
 
-import importlib
 import os
 
 import pytest
-from process import run_python
+from process import each_layer, environment, run_python
 
-LAYERS = {
-    "default": None,
-    "omp": "numba.np.ufunc.omppool",
-    "tbb": "numba.np.ufunc.tbbpool",
-    "workqueue": "numba.np.ufunc.workqueue",
-}
-
-
-def environment(layer):
-    """What asks Numba for this layer; skips the test where it cannot be loaded."""
-    if LAYERS[layer] is None:
-        return {}
-    try:
-        importlib.import_module(LAYERS[layer])
-    except ImportError as error:
-        pytest.skip(f"no {layer} layer: {error}")
-    return {"NUMBA_THREADING_LAYER": layer}
-
-
-each_layer = pytest.mark.parametrize("layer", LAYERS)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 PRELUDE = """
@@ -53,12 +32,14 @@ def compute(i):
 def learn():
     "What is right, checked against the oracle once, then to the bit."
     fastbn.set_num_threads(2)
+    asked = os.environ.get("NUMBA_THREADING_LAYER")
     global EXPECTED
     EXPECTED = [compute(i) for i in range(len(PROBLEMS))]
     for (x, dy, weight, bias), got in zip(PROBLEMS, EXPECTED):
         tolerance = 1e-11 if x.dtype == np.float64 else 1e-4
         np.testing.assert_allclose(got[0], reference.forward(x, weight, bias), atol=tolerance)
         np.testing.assert_allclose(got[1], reference.backward(dy, x, weight)[0], atol=tolerance)
+    assert asked in (None, fastbn.config_info()["threading_layer"])
 
 def right(i):
     return all(map(np.array_equal, compute(i), EXPECTED[i % len(PROBLEMS)]))
@@ -146,6 +127,21 @@ for _ in range(2):
 assert right(0)
 """
 
+FIRST_USE = """
+# The first call imports Numba: a child must not wait for an import that its parent had begun.
+def ready():
+    return np.isfinite(fastbn.batch_norm(np.eye(4), training=True)).all()
+
+first = threading.Thread(target=ready)
+children = []
+first.start()
+for _ in range(8):
+    children.append(fork(ready))
+    time.sleep(0.08)
+first.join()
+assert all(finished(child, 150) for child in children)  # each may have to compile
+"""
+
 COMPILING = """
 import numba  # nothing is in the cache: the other thread compiles for seconds
 first = threading.Thread(target=lambda: fastbn.batch_stats(PROBLEMS[1][0]))
@@ -179,6 +175,11 @@ def test_forks(layer):
 def test_data_loader(layer):
     pytest.importorskip("torch")
     run(LOADER, **environment(layer))
+
+
+@needs_fork
+def test_fork_during_the_first_use():
+    run(FIRST_USE)
 
 
 @needs_fork

@@ -1,11 +1,13 @@
 """Threads, forks and what is known about the process."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numba
 import pytest
 from data import normals
-from process import run_python
+from process import each_layer, environment, run_python
 
 import fastbn
 
@@ -32,6 +34,34 @@ def test_bounds(threads):
 def test_not_a_number_of_threads(threads):
     with pytest.raises((ValueError, TypeError)):
         fastbn.set_num_threads(threads)
+    with pytest.raises((ValueError, TypeError)), fastbn.threads(threads):
+        pass
+
+
+@pytest.mark.usefixtures("keep_threads")
+def test_threads_of_one_python_thread():
+    fastbn.set_num_threads(2)
+    with fastbn.threads(5), ThreadPoolExecutor(1) as pool:
+        assert fastbn.get_num_threads() == 5
+        assert pool.submit(fastbn.get_num_threads).result() == 2
+        assert fastbn.config_info()["threads_from"] == "threads"
+        with fastbn.threads(1):
+            fastbn.set_num_threads(3)  # for the process, which this block is not concerned with
+            assert fastbn.get_num_threads() == 1
+            assert pool.submit(fastbn.get_num_threads).result() == 3
+        assert fastbn.get_num_threads() == 5
+    assert fastbn.get_num_threads() == 3
+    assert fastbn.config_info()["threads_from"] == "set_num_threads"
+
+
+@pytest.mark.usefixtures("keep_threads")
+def test_threads_are_as_before_after_an_error():
+    fastbn.set_num_threads(2)
+    with pytest.raises(KeyError), fastbn.threads(4):
+        raise KeyError
+    with pytest.raises(ValueError, match="k should be from 1 to 8"), fastbn.threads(9):
+        pass
+    assert fastbn.get_num_threads() == 2
 
 
 @pytest.mark.usefixtures("keep_threads")
@@ -85,6 +115,39 @@ threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
 for t in threads: t.start()
 for t in threads: t.join()
 assert not wrong, wrong
+"""
+
+RUNNING = """
+import time
+from pathlib import Path
+
+x = X[np.float32][0]
+fastbn.set_num_threads(8)
+digest()
+stop = threading.Event()
+
+def work():
+    while not stop.is_set():
+        fastbn.batch_stats(x)
+
+def running():
+    states = []
+    for task in os.listdir("/proc/self/task"):
+        try:
+            text = Path(f"/proc/self/task/{task}/stat").read_text()
+            states.append(text.rsplit(")", 1)[1].split()[0])
+        except OSError:
+            pass  # it has ended
+    return states.count("R")
+
+callers = [threading.Thread(target=work) for _ in range(16)]
+for t in callers: t.start()
+end, most = time.monotonic() + 3, 0
+while time.monotonic() < end:
+    most = max(most, running())
+stop.set()
+for t in callers: t.join()
+assert 8 < most <= 16 + 8 + 1, most  # callers, a team, and the thread that looks
 """
 
 FIRST_CALLS = """
@@ -162,6 +225,12 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this
 
 def test_eight_python_threads():
     run(CONCURRENT)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc on this system")
+@each_layer
+def test_sixteen_python_threads_are_no_more_than_sixteen_and_a_team(layer):
+    run(RUNNING, **environment(layer))
 
 
 def test_eight_python_threads_make_their_first_calls():
