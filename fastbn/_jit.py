@@ -6,7 +6,9 @@ it, where each level of blocks compiles anew what it calls), ``@reduction`` for 
 an address, so that one parallel kernel launches all of them, and nothing is compiled twice.
 """
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -54,6 +56,18 @@ def kernel(function: Callable, parallel: bool = False) -> Callable:
     return compiled
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: its looks at all of Numba are a tenth of compiling's time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 class Step:
     """``function(t, exact, first, last, context)``, compiled when its address is first asked for.
 
@@ -69,7 +83,7 @@ class Step:
         """What `call_step` takes."""
         if config.DISABLE_JIT:
             return self._function
-        with global_compiler_lock:
+        with global_compiler_lock, _uncollected():
             if self._compiled is None:
                 signature = (types.uintp,) * 5, types.intp
                 compiled: Any = CFunc(self._function, signature, locals={}, options=_OPTIONS)
