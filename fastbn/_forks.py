@@ -1,5 +1,6 @@
-"""Forks wait while another thread imports fastbn or compiles: the child would wait for it for ever."""
+"""Forks wait while another thread imports fastbn or compiles: the child would hang for ever."""
 
+import importlib
 import os
 import sys
 from _thread import RLock  # threading itself takes milliseconds to import
@@ -26,7 +27,7 @@ def _before() -> None:
 
 def _after() -> None:
     for lock in filter(None, (importing, _compiler_lock())):
-        with suppress(RuntimeError):  # not held: registered, or loaded, while the fork was under way
+        with suppress(RuntimeError):  # not held: came while the fork was under way
             lock.release()
 
 
@@ -38,8 +39,8 @@ def prepare() -> None:
     """
     global _ready
     if not _ready and hasattr(os, "register_at_fork"):
-        import concurrent.futures.thread
-        import logging  # noqa: F401
+        for name in ("logging", "concurrent.futures.thread"):
+            importlib.import_module(name)
 
         os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_after)
     _ready = True
