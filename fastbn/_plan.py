@@ -45,6 +45,10 @@ MOST_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
 # Bytes of a row up to which rows are prefetched; wider ones the processor prefetches better itself.
 AHEAD_ROW = 1 << 11
+# From how many last-level caches of data stores had better go past them: 13 MB and a cache of 32 then
+# take 0.73 to 0.86 of the time among other work, 1.1 times with a reader of the output and nothing
+# else, 0.9 with both.
+STREAM_CACHES = 0.75
 SLAB_BYTES = 1 << 20  # of the inputs, that a thread reduces and then writes
 # From how many last-level caches of data, and groups of channels a thread, slabs pay.
 FUSE_CACHES, FUSE_GROUPS = 1.5, 4
@@ -157,9 +161,8 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     values[WRITE_BY_ROWS] = write_by_rows
     values[WRITE_WIDTH] = c if write_by_rows else _side_by_side(n, c * run, WRITE_COLUMNS)
     size = total * itemsize
-    # Stores had better not go through the last-level cache when input and output do not fit it.
-    values[STREAM] = 2 * size >= last_level_cache()
-    values[STREAM_BACKWARD] = 3 * size >= last_level_cache()
+    enough = STREAM_CACHES * last_level_cache()
+    values[STREAM], values[STREAM_BACKWARD] = 2 * size >= enough, 3 * size >= enough
     values[ALIGN] = total >= LARGE or values[STREAM_BACKWARD]  # streaming stores need it
     values[[SUMS, LOST, NUMBERS]] = (2 * parts + np.array([0, 2, 3])) * c
     values[SCRATCH] = _room(int(values[NUMBERS]) + 2)

@@ -1,5 +1,6 @@
 """The room that a pass works in: sums, coefficients, and a context: where all arrays lie."""
 
+from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,9 @@ WORDS = 14
 # Without a compiler they are the arrays themselves.
 WORD: Any = object if config.DISABLE_JIT else np.uintp
 
-SPARE_BYTES = 1 << 16  # of a workspace that is kept for the next call
+# A workspace is kept for the next call: small ones always, of the others so many in all. New ones
+# cost page faults: (50, 512) takes 31 us with a new one, 13 with one that is kept.
+SMALL_BYTES, SPARE_BYTES, SPARES = 1 << 16, 1 << 20, 64
 
 
 def address(array: np.ndarray) -> Any:
@@ -27,17 +30,20 @@ class Workspace(NamedTuple):
     kept: tuple[np.ndarray, ...]  # what the context has addresses of
 
 
+_kept: OrderedDict[Any, None] = OrderedDict()  # pools with one that is not small, oldest first
+
+
 class Pool:
     """The workspaces of one plan: so many float64 and so many values, and more for each thread."""
 
     def __init__(self, plan: np.ndarray, work: int, values: int, each: int, dtype: np.dtype):
         self._plan, self._work, self._values, self._each = plan, work, values, each
         self._dtype = dtype
-        self._small = 8 * work + dtype.itemsize * values <= SPARE_BYTES
+        self._size = 8 * work + dtype.itemsize * values
         self._spare: list[Workspace] = []
 
     def take(self, threads: int) -> Workspace:
-        """Room for a pass; small ones are used again."""
+        """Room for a pass."""
         try:
             found = self._spare.pop()
         except IndexError:
@@ -53,8 +59,14 @@ class Pool:
 
     def give(self, workspace: Workspace) -> None:
         """Take back what a pass no longer needs."""
-        if self._small and not self._spare:
-            self._spare.append(workspace)
+        if self._spare or self._size > SPARE_BYTES:
+            return
+        self._spare.append(workspace)
+        if self._size > SMALL_BYTES:
+            _kept[self] = None
+            _kept.move_to_end(self)
+            if len(_kept) > SPARES:
+                _kept.popitem(last=False)[0]._spare.clear()
 
 
 def _aligned(n: int, dtype: np.dtype) -> np.ndarray:
