@@ -9,47 +9,58 @@ import numpy as np
 
 from . import _plan
 from ._intrinsics import (
-    accumulate_eight,
-    accumulate_eight_ahead,
-    accumulate_exact,
-    accumulate_exact_one,
-    accumulate_four,
-    accumulate_four_ahead,
+    add_eight,
+    add_exactly,
+    add_exactly_one,
+    add_first,
+    add_last,
+    add_more,
     affine,
     affine_one,
     affine_stream,
     fence,
 )
 from ._jit import block, glue, reduction, span
-from ._runs import FOUR, NINE, ONE, ZERO, lanes_of, shifts, streams, to_line
+from ._runs import EIGHT, FOUR, NINE, ONE, THREE, TWO, ZERO, lanes_of, shifts, streams, to_line
+
+# Memory is fast in its own order: beyond the caches a row after the other takes 1.4 times a bare
+# read, eight at once 1.7, though these need half the time in them (6 MB of 64 columns: 96 us, 188).
+# Eight rows of more than 2 KB would fall into one set of the nearest cache where they are 4 KB.
+TOGETHER = np.uintp(32)  # vectors of a row up to which eight are summed at once
 
 
-def _adder(rows, accumulate):
-    """Add rows of ``width`` values to the sums of their first n columns, some rows at once.
+@block
+def _add_together(x, dy, o, stop, width, n, shift, s1, s2):
+    """Add rows of ``width`` values to the sums of their first n columns, eight at once.
 
     It returns where the rows begin that are left. The last vector may reach beyond the n columns:
     what it reads must exist, and the sums it leaves there mean nothing.
     """
-    rows = np.uintp(rows)
+    lanes, step = lanes_of(x), EIGHT * width
+    while o + step <= stop:
+        for j in range(ZERO, n, lanes):
+            add_eight(x, dy, o, width, shift, s1, s2, j)
+        o += step
+    return o
 
-    @block
-    def add(x, dy, o, stop, width, n, shift, s1, s2):
-        lanes, step = lanes_of(x), rows * width
-        while o + step <= stop:
+
+@block
+def _add_in_order(x, dy, o, stop, width, n, shift, t1, t2, s1, s2):
+    """The same, with the same bits, a row after the other."""
+    lanes, step = lanes_of(x), EIGHT * width
+    while o + step <= stop:
+        last = o + step - width
+        for j in range(ZERO, n, lanes):
+            add_first(x, dy, o, shift, t1, t2, s1, s2, j)
+        o += width
+        while o < last:
             for j in range(ZERO, n, lanes):
-                accumulate(x, dy, o, width, shift, s1, s2, j)
-            o += step
-        return o
-
-    return add
-
-
-# Memory is fast in its own order. Rows of 2 KB and less are prefetched in it, while as many rows
-# before them are summed a vector after the other: 103 MB of 128 channels in 1.3 times a bare read,
-# in 2.3 without. With a gradient, which is as much again, four rows: eight would fall into one set
-# of the nearest cache where rows are 4 KB (1 MB of them: 86 us, of rows a little longer 54).
-_add_eight, _add_eight_ahead = _adder(8, accumulate_eight), _adder(8, accumulate_eight_ahead)
-_add_four, _add_four_ahead = _adder(4, accumulate_four), _adder(4, accumulate_four_ahead)
+                add_more(x, dy, o, shift, t1, t2, s1, s2, j)
+            o += width
+        for j in range(ZERO, n, lanes):
+            add_last(x, dy, o, shift, t1, t2, s1, s2, j)
+        o += width
+    return o
 
 
 @block
@@ -59,9 +70,9 @@ def _add_exactly(x, dy, o, stop, width, n, shift, s1, s2):
     whole = n // lanes * lanes
     while o < stop:
         for j in range(ZERO, whole, lanes):
-            accumulate_exact(x, dy, o, width, shift, s1, s2, j)
+            add_exactly(x, dy, o, shift, s1, s2, j)
         for j in range(whole, n):
-            accumulate_exact_one(x, dy, o, width, shift, s1, s2, j)
+            add_exactly_one(x, dy, o, shift, s1, s2, j)
         o += width
 
 
@@ -119,7 +130,11 @@ def reduce(t, plan, exact, x, dy, work, values, begin, end):
     room = plan[_plan.TILE_ROOM]
     base = plan[_plan.SCRATCH] + (room + room) * t
     s1, s2 = span(work, base, room), span(work, base + room, room)
-    shift = span(values, NINE * plan[_plan.ROOM] + room * t, room)
+    base = NINE * plan[_plan.ROOM] + THREE * room * t
+    shift = span(values, base, room)
+    t1, t2 = span(values, base + room, room), span(values, base + TWO * room, room)
+    far = plan[_plan.STREAM] if dy is None else plan[_plan.STREAM_BACKWARD]
+    in_order = far != ZERO or width > TOGETHER * lanes
     for k in range(begin, end):
         i, start = k // tiles, k % tiles * tile
         n, first = min(tile, width - start), start // run
@@ -132,16 +147,10 @@ def reduce(t, plan, exact, x, dy, work, values, begin, end):
         safe = (size - reach) // width + ONE if reach <= size else ZERO
         stop = min(below, safe) * width + start
         if not exact:
-            ahead = plan[_plan.AHEAD] != ZERO
-            if dy is None:
-                if ahead:
-                    o = _add_eight_ahead(x, dy, o, stop, width, n, shift, s1, s2)
-                else:
-                    o = _add_eight(x, dy, o, stop, width, n, shift, s1, s2)
-            elif ahead:
-                o = _add_four_ahead(x, dy, o, stop, width, n, shift, s1, s2)
+            if in_order:
+                o = _add_in_order(x, dy, o, stop, width, n, shift, t1, t2, s1, s2)
             else:
-                o = _add_four(x, dy, o, stop, width, n, shift, s1, s2)
+                o = _add_together(x, dy, o, stop, width, n, shift, s1, s2)
         _add_exactly(x, dy, o, below * width + start, width, n, shift, s1, s2)
         if i == parts - ONE and rest > start:
             o = rows * width + start

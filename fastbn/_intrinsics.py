@@ -2,8 +2,8 @@
 
 ``affine`` computes a vector of an output; ``affine_stream`` stores it past the caches, and
 ``affine_pair`` serves a vector in which one channel's run ends and the next begins, so that all of
-them lie on cache lines. ``accumulate`` adds rows to the sums of their columns, ``sum_run`` sums a
-run.
+them lie on cache lines. ``add_eight``, or ``add_first``, ``add_more`` and ``add_last``, add rows to
+the sums of their columns, ``sum_run`` sums a run.
 
 Sums of a handful of terms are taken in the data's own precision and added up in float64: float32
 data then run at the speed of a bare read pass, where converting each value first takes twice as
@@ -67,47 +67,90 @@ def _make_affine(size=VECTOR_BYTES, stream=False, pair=False):
     return affine
 
 
-def _make_accumulate(rows, ahead=False, size=VECTOR_BYTES, exact=False):
-    """Add d and d * d, d = x - shift, of some rows to the float64 sums of columns from j on.
+def _make_add_eight():
+    """Add d and d * d, d = x - shift, of eight rows to the float64 sums of columns from j on.
 
-    With ``dy``: dy and dy * d. A row has ``width`` values, the first begins at ``o``. ``ahead``
-    prefetches the block of as many rows that follows, line by line in the order of memory.
+    With ``dy``: dy and dy * d. A row has ``width`` values, the first begins at ``o``. The eight
+    rows that follow are prefetched meanwhile, line by line in the order of memory.
     """
 
     @intrinsic
-    def accumulate(typing, x, dy, o, width, shift, s1, s2, j):
+    def add_eight(typing, x, dy, o, width, shift, s1, s2, j):
         names = ("x", "dy", "o", "width", "shift", "s1", "s2", "j")
 
         def codegen(context, builder, signature, args):
-            emit = Emitter(context, builder, names, signature, args, size)
+            emit = Emitter(context, builder, names, signature, args)
             width, j = emit.values["width"], emit.values["j"]
 
             def number(n):
                 return ir.Constant(width.type, n)
 
-            shifts, start = emit.load("shift", j), emit.values["o"]
-            following = builder.add(start, builder.mul(number(rows), builder.add(width, j)))
-            total = products = None
-            for _ in range(rows):
-                u, d = emit.terms(builder.add(start, j), shifts, exact)
-                if total is None:
-                    total, products = u, builder.fmul(u, d)
-                else:
-                    total, products = builder.fadd(total, u), emit.multiply_add(u, d, products)
-                if ahead:
-                    for name in ("x", "dy") if emit.has("dy") else ("x",):
-                        emit.prefetch(name, following)
-                    following = builder.add(following, number(emit.lanes))
+            shift, start = emit.load("shift", j), emit.values["o"]
+            following = builder.add(start, builder.mul(number(CHAIN), builder.add(width, j)))
+            total = product = None
+            for _ in range(CHAIN):
+                total, product = emit.add_terms(builder.add(start, j), shift, total, product)
+                for name in ("x", "dy") if emit.has("dy") else ("x",):
+                    emit.prefetch(name, following)
+                following = builder.add(following, number(emit.lanes))
                 start = builder.add(start, width)
-            for which, (name, value) in enumerate((("s1", total), ("s2", products))):
-                new = emit.add_terms(emit.load(name, j), emit.double(value), which)
-                emit.store(new, name, j)
+            emit.add_sums(total, product, j)
             return context.get_dummy_value()
 
         index = types.uintp
         return types.void(x, dy, index, index, shift, s1, s2, index), codegen
 
-    return accumulate
+    return add_eight
+
+
+def _make_add_row(stage):
+    """The same in the order of memory, a row after the other.
+
+    Of eight rows the first writes t1 and t2, those between are added to them ("more"), and the
+    last adds all to s1 and s2: the bits of ``add_eight``.
+    """
+
+    @intrinsic
+    def add_row(typing, x, dy, o, shift, t1, t2, s1, s2, j):
+        names = ("x", "dy", "o", "shift", "t1", "t2", "s1", "s2", "j")
+
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, names, signature, args)
+            j = emit.values["j"]
+            sums = (None, None) if stage == "first" else (emit.load("t1", j), emit.load("t2", j))
+            place, shift = builder.add(emit.values["o"], j), emit.load("shift", j)
+            total, product = emit.add_terms(place, shift, *sums)
+            if stage == "last":
+                emit.add_sums(total, product, j)
+            else:
+                emit.store(total, "t1", j)
+                emit.store(product, "t2", j)
+            return context.get_dummy_value()
+
+        index = types.uintp
+        return types.void(x, dy, index, shift, t1, t2, s1, s2, index), codegen
+
+    return add_row
+
+
+def _make_add_exactly(size=VECTOR_BYTES):
+    """The same of one row, in float64."""
+
+    @intrinsic
+    def add_exactly(typing, x, dy, o, shift, s1, s2, j):
+        names = ("x", "dy", "o", "shift", "s1", "s2", "j")
+
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, names, signature, args, size)
+            j = emit.values["j"]
+            place, shift = builder.add(emit.values["o"], j), emit.load("shift", j)
+            emit.add_sums(*emit.add_terms(place, shift, wide=True), j)
+            return context.get_dummy_value()
+
+        index = types.uintp
+        return types.void(x, dy, index, shift, s1, s2, index), codegen
+
+    return add_exactly
 
 
 def _make_sum_run(exact):
@@ -178,19 +221,42 @@ def _python_affine(size=VECTOR_BYTES, pair=False):
     return affine
 
 
-def _python_accumulate(rows, size=VECTOR_BYTES, exact=False):
-    def accumulate(x, dy, o, width, shift, s1, s2, j):
-        there = slice(int(j), int(j) + max(1, size // x.itemsize))
-        total = products = 0
-        for row in range(rows):
-            start = int(o) + row * int(width)
-            here = slice(start + there.start, start + there.stop)
-            u, d = _python_terms(x[here], None if dy is None else dy[here], shift[there], exact)
-            total, products = total + u, products + u * d
-        s1[there] += total
-        s2[there] += products
+def _python_add_eight(x, dy, o, width, shift, s1, s2, j):
+    there = slice(int(j), int(j) + max(1, VECTOR_BYTES // x.itemsize))
+    total = product = 0
+    for row in range(CHAIN):
+        start = int(o) + row * int(width)
+        here = slice(start + there.start, start + there.stop)
+        u, d = _python_terms(x[here], None if dy is None else dy[here], shift[there], False)
+        total, product = total + u, product + u * d
+    s1[there] += total
+    s2[there] += product
 
-    return accumulate
+
+def _python_add_row(stage):
+    def add_row(x, dy, o, shift, t1, t2, s1, s2, j):
+        there = slice(int(j), int(j) + max(1, VECTOR_BYTES // x.itemsize))
+        here = slice(int(o) + there.start, int(o) + there.stop)
+        u, d = _python_terms(x[here], None if dy is None else dy[here], shift[there], False)
+        total, product = (u, u * d) if stage == "first" else (t1[there] + u, t2[there] + u * d)
+        if stage == "last":
+            s1[there] += total
+            s2[there] += product
+        else:
+            t1[there], t2[there] = total, product
+
+    return add_row
+
+
+def _python_add_exactly(size=VECTOR_BYTES):
+    def add_exactly(x, dy, o, shift, s1, s2, j):
+        there = slice(int(j), int(j) + max(1, size // x.itemsize))
+        here = slice(int(o) + there.start, int(o) + there.stop)
+        u, d = _python_terms(x[here], None if dy is None else dy[here], shift[there], True)
+        s1[there] += u
+        s2[there] += u * d
+
+    return add_exactly
 
 
 def _python_terms(x, dy, shift, exact):
@@ -222,10 +288,9 @@ if config.DISABLE_JIT:
     affine = affine_stream = _python_affine()
     affine_pair = affine_pair_stream = _python_affine(pair=True)
     affine_one = _python_affine(size=1)
-    accumulate_eight = accumulate_eight_ahead = _python_accumulate(8)
-    accumulate_four = accumulate_four_ahead = _python_accumulate(4)
-    accumulate_exact = _python_accumulate(1, exact=True)
-    accumulate_exact_one = _python_accumulate(1, size=1, exact=True)
+    add_eight = _python_add_eight
+    add_first, add_more, add_last = map(_python_add_row, ("first", "more", "last"))
+    add_exactly, add_exactly_one = _python_add_exactly(), _python_add_exactly(size=1)
     sum_run, sum_run_exact = _python_sum_run(exact=False), _python_sum_run(exact=True)
     fence = _no_fence
 else:
@@ -233,9 +298,8 @@ else:
     affine_pair = _make_affine(pair=True)
     affine_pair_stream = _make_affine(pair=True, stream=True)
     affine_one = _make_affine(size=1)
-    accumulate_eight, accumulate_eight_ahead = _make_accumulate(8), _make_accumulate(8, ahead=True)
-    accumulate_four, accumulate_four_ahead = _make_accumulate(4), _make_accumulate(4, ahead=True)
-    accumulate_exact = _make_accumulate(1, exact=True)
-    accumulate_exact_one = _make_accumulate(1, size=1, exact=True)
+    add_eight = _make_add_eight()
+    add_first, add_more, add_last = map(_make_add_row, ("first", "more", "last"))
+    add_exactly, add_exactly_one = _make_add_exactly(), _make_add_exactly(size=1)
     sum_run, sum_run_exact = _make_sum_run(exact=False), _make_sum_run(exact=True)
     fence = _make_fence()

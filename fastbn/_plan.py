@@ -19,18 +19,17 @@ N, C, L = 0, 1, 2
 PARTS = 3  # partial sums per channel
 REDUCE_BY_ROWS, SAMPLES, CHANNELS, PIECE = 4, 5, 6, 7  # a block of _rows.reduce
 WIDTH, TILE, HEIGHT = 8, 9, 10  # a block of _columns.reduce
-AHEAD = 11  # whether it prefetches
-WRITE_BY_ROWS, WRITE_WIDTH = 12, 13
-ALIGN, STREAM, STREAM_BACKWARD = 14, 15, 16  # whether to store whole lines, past the caches
-BLOCKS = 17  # of _rows.reduce or _columns.reduce
+WRITE_BY_ROWS, WRITE_WIDTH = 11, 12
+ALIGN, STREAM, STREAM_BACKWARD = 13, 14, 15  # whether to store whole lines, past the caches
+BLOCKS = 16  # of _rows.reduce or _columns.reduce
 # Offsets into the float64 workspace, behind the partial sums: two sums and a mark for each channel,
 # count and eps, then two vectors of TILE_ROOM values for each thread.
-SUMS, LOST, NUMBERS, SCRATCH, TILE_ROOM = 18, 19, 20, 21, 22
+SUMS, LOST, NUMBERS, SCRATCH, TILE_ROOM = 17, 18, 19, 20, 21
 # The workspace of the data's dtype holds four coefficients of each channel, the same of each column
-# of a wide row, and a shift of each channel, in vectors of ROOM values; then TILE_ROOM values for
-# each thread.
-ROOM = 23
-SIZE = 24
+# of a wide row, and a shift of each channel, in vectors of ROOM values; then three vectors of
+# TILE_ROOM values for each thread.
+ROOM = 22
+SIZE = 23
 
 BLOCK = 16384  # values in a block: 64 to 128 KB, a few microseconds
 NARROW = 256  # bytes of a row that is summed, or twice as many, where samples fit
@@ -43,11 +42,9 @@ TILE_VALUES, LEAST_TILES, MOST_TILES = 1 << 17, 8, 128
 MOST_SUMS = 1 << 16  # partial sums of an array's columns, which one thread merges
 MOST_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
-# Bytes of a row up to which rows are prefetched; wider ones the processor prefetches better itself.
-AHEAD_ROW = 1 << 11
-# From how many last-level caches of data stores had better go past them: 13 MB and a cache of 32 then
-# take 0.73 to 0.86 of the time among other work, 1.1 times with a reader of the output and nothing
-# else, 0.9 with both.
+# From how many last-level caches of data these are of no use: rows are then summed in the order of
+# memory, and stores go past them. 13 MB and a cache of 32 so take 0.73 to 0.86 of the time among
+# other work; 1.1 times if the output is read at once and nothing else is, 0.9 among other work.
 STREAM_CACHES = 0.75
 SLAB_BYTES = 1 << 20  # of the inputs, that a thread reduces and then writes
 # From how many last-level caches of data, and groups of channels a thread, slabs pay.
@@ -154,7 +151,6 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
         parts = max(1, _ceil(rows, height))
         values[[WIDTH, TILE, HEIGHT]] = width, tile, height
         values[BLOCKS] = parts * _ceil(width, tile)
-        values[AHEAD] = width * itemsize <= AHEAD_ROW
     values[PARTS] = parts
 
     write_by_rows = run * itemsize >= 64

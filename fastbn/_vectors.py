@@ -91,10 +91,23 @@ class Emitter:
         d = self.builder.fsub(convert(shift), convert(self.load("x", offset)))
         return (convert(self.load("dy", offset)) if self.has("dy") else d), d
 
-    def add_terms(self, before, total, which):
+    def add_terms(self, offset, shift, total=None, product=None, wide=False):
+        """The sums of u and of u * d, and these of the vector there."""
+        u, d = self.terms(offset, shift, wide)
+        if total is None:
+            return u, self.builder.fmul(u, d)
+        return self.builder.fadd(total, u), self.multiply_add(u, d, product)
+
+    def add_total(self, before, total, which):
         """Add the sum of u (0) or of u * d (1) to what was there, with d = x - shift."""
         turned = which == (1 if self.has("dy") else 0)
         return (self.builder.fsub if turned else self.builder.fadd)(before, total)
+
+    def add_sums(self, total, product, j):
+        """Add the sums of u and of u * d to those of the columns from j on, in float64."""
+        for which, (name, value) in enumerate((("s1", total), ("s2", product))):
+            new = self.add_total(self.load(name, j), self.double(value), which)
+            self.store(new, name, j)
 
     def store(self, value, name, offset, stream=False):
         pointer, size = self.pointer(name, offset)
@@ -179,4 +192,4 @@ class RunSum:
                 value = part if value is None else builder.fadd(value, part)
                 builder.store(self.zero, variable)
             value = self.emit.double(self.emit.halves(value))
-            builder.store(self.emit.add_terms(builder.load(total), value, which), total)
+            builder.store(self.emit.add_total(builder.load(total), value, which), total)

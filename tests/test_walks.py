@@ -19,26 +19,12 @@ WIDTHS = [*range(1, 71), 100, 127, 128, 129, 130, 257, 1000, 2047, 2048, 2049, 2
 
 
 @pytest.fixture
-def not_ahead(monkeypatch):
-    """No row is prefetched, not even a narrow one."""
-    monkeypatch.setattr(_plan, "AHEAD_ROW", 0)
-    _layout._layout.cache_clear()
-    yield
-    _layout._layout.cache_clear()
-
-
-@pytest.fixture
 def small_cache(monkeypatch):
-    """A last-level cache of a few bytes: everything is streamed."""
+    """A last-level cache of a few bytes: all is streamed, and summed in the order of memory."""
     monkeypatch.setattr(_plan, "last_level_cache", lambda: 1)
     _layout._layout.cache_clear()
     yield
     _layout._layout.cache_clear()
-
-
-@pytest.fixture(params=["as it is", "not ahead"])
-def rows_at_once(request):
-    return request.param == "not ahead" and request.getfixturevalue("not_ahead")
 
 
 @pytest.fixture(params=["stored", "streamed"])
@@ -96,7 +82,7 @@ def check(x, dy, weight, bias, eps=1e-5):
         assert_near(sums / total, expected / total, dtype, shape)
 
 
-@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.usefixtures("stores")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", WALKS)
 def test_walk(name, dtype):
@@ -106,7 +92,7 @@ def test_walk(name, dtype):
         check(*problem(shape, dtype, offset=3.0))
 
 
-@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.usefixtures("stores")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", range(1, 21))
 def test_every_width(rows, dtype):
@@ -114,7 +100,7 @@ def test_every_width(rows, dtype):
         check(*problem((rows, width), dtype, seed=rows))
 
 
-@pytest.mark.usefixtures("rows_at_once")
+@pytest.mark.usefixtures("stores")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels", [1, 2, 3, 5, 7, 8, 16, 31, 48, 63, 64])
 def test_every_rest_behind_whole_rows(channels, dtype):
