@@ -10,12 +10,12 @@ data then run at the speed of a bare read pass, where converting each value firs
 long in the caches. The ``exact`` variants convert first, for what float32 cannot square.
 """
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic
 
+from . import _interpreted
 from ._vectors import CHAIN, UNROLL, VECTOR_BYTES, Emitter, RunSum, register_bytes
 
 
@@ -206,93 +206,17 @@ def _make_fence():
     return fence
 
 
-def _python_affine(size=VECTOR_BYTES, pair=False):
-    def affine(out, x, dy, o, m, b, c, a, p, q=0, k=None):
-        n = max(1, size // out.itemsize)
-        here = slice(int(o), int(o) + n)
-        if pair:
-            place = np.where(np.arange(n) < k, p, q).astype(np.intp)
-            m, b, c, a = (v[place] for v in (m, b, c, a))
-        else:
-            m, b, c, a = (v[int(p) : int(p) + n] if np.ndim(v) else v for v in (m, b, c, a))
-        result = 0 if x is None else (x[here] - m) * b + c
-        out[here] = result if dy is None else (dy[here] + result) * a
-
-    return affine
-
-
-def _python_add_eight(x, dy, o, width, shift, s1, s2, j):
-    there = slice(int(j), int(j) + max(1, VECTOR_BYTES // x.itemsize))
-    total = product = 0
-    for row in range(CHAIN):
-        start = int(o) + row * int(width)
-        here = slice(start + there.start, start + there.stop)
-        u, d = _python_terms(x[here], None if dy is None else dy[here], shift[there], False)
-        total, product = total + u, product + u * d
-    s1[there] += total
-    s2[there] += product
-
-
-def _python_add_row(stage):
-    def add_row(x, dy, o, shift, t1, t2, s1, s2, j):
-        there = slice(int(j), int(j) + max(1, VECTOR_BYTES // x.itemsize))
-        here = slice(int(o) + there.start, int(o) + there.stop)
-        u, d = _python_terms(x[here], None if dy is None else dy[here], shift[there], False)
-        total, product = (u, u * d) if stage == "first" else (t1[there] + u, t2[there] + u * d)
-        if stage == "last":
-            s1[there] += total
-            s2[there] += product
-        else:
-            t1[there], t2[there] = total, product
-
-    return add_row
-
-
-def _python_add_exactly(size=VECTOR_BYTES):
-    def add_exactly(x, dy, o, shift, s1, s2, j):
-        there = slice(int(j), int(j) + max(1, size // x.itemsize))
-        here = slice(int(o) + there.start, int(o) + there.stop)
-        u, d = _python_terms(x[here], None if dy is None else dy[here], shift[there], True)
-        s1[there] += u
-        s2[there] += u * d
-
-    return add_exactly
-
-
-def _python_terms(x, dy, shift, exact):
-    if exact:
-        x, shift = x.astype(np.float64), np.float64(shift)
-        dy = dy if dy is None else dy.astype(np.float64)
-    d = x - shift
-    return (d if dy is None else dy), d
-
-
-def _python_sum_run(exact):
-    def sum_run(x, dy, o, n, shift):
-        here = slice(int(o), int(o) + int(n))
-        u, d = _python_terms(x[here], None if dy is None else dy[here], shift, exact)
-        s1 = s2 = np.float64(0)
-        for i in range(0, u.size, CHAIN):
-            s1 += u[i : i + CHAIN].sum()
-            s2 += (u[i : i + CHAIN] * d[i : i + CHAIN]).sum()
-        return s1, s2
-
-    return sum_run
-
-
-def _no_fence():
-    """Plain Python has no streaming stores to order."""
-
-
 if config.DISABLE_JIT:
-    affine = affine_stream = _python_affine()
-    affine_pair = affine_pair_stream = _python_affine(pair=True)
-    affine_one = _python_affine(size=1)
-    add_eight = _python_add_eight
-    add_first, add_more, add_last = map(_python_add_row, ("first", "more", "last"))
-    add_exactly, add_exactly_one = _python_add_exactly(), _python_add_exactly(size=1)
-    sum_run, sum_run_exact = _python_sum_run(exact=False), _python_sum_run(exact=True)
-    fence = _no_fence
+    affine = affine_stream = _interpreted.make_affine()
+    affine_pair = affine_pair_stream = _interpreted.make_affine(pair=True)
+    affine_one = _interpreted.make_affine(size=1)
+    add_eight = _interpreted.add_eight
+    add_first, add_more, add_last = map(_interpreted.make_add_row, ("first", "more", "last"))
+    add_exactly = _interpreted.make_add_exactly()
+    add_exactly_one = _interpreted.make_add_exactly(size=1)
+    sum_run = _interpreted.make_sum_run(exact=False)
+    sum_run_exact = _interpreted.make_sum_run(exact=True)
+    fence = _interpreted.fence
 else:
     affine, affine_stream = _make_affine(), _make_affine(stream=True)
     affine_pair = _make_affine(pair=True)

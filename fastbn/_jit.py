@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numba
+import numpy.ma  # noqa: F401  Numba's first call would import it, where no fork waits
 from llvmlite import ir
 from numba import types
 from numba.core import config

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numba
 
-from . import _validate
+from . import _forks, _validate
 
 _team = threading.Lock()
 _chosen: int | None = None
@@ -187,6 +187,9 @@ def _launch(parallel: Callable, threads: int, args: tuple) -> None:
     global _launched
     first, _launched = not _launched, True
     method = multiprocessing.get_start_method(allow_none=True) if first else None
+    if first:
+        with _forks.importing:
+            numba.get_num_threads()  # starts the threading layer, whose modules it imports
     fewer = threads < numba.config.NUMBA_NUM_THREADS  # without a mask the whole team would wake
     theirs = numba.get_num_threads() if fewer else threads
     if fewer:

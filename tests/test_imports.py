@@ -14,7 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A file imports only from lines above its own; files on one line do not know each other.
 LADDER = [
     ["_version", "_forks", "_cache", "_vectors", "_validate", "_workspace", "_memory"],
-    ["_threads", "_intrinsics", "_plan"],
+    ["_threads", "_interpreted", "_plan"],
+    ["_intrinsics"],
     ["_jit", "_config"],
     ["_runs"],
     ["_rows", "_columns"],

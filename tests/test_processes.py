@@ -142,6 +142,31 @@ first.join()
 assert all(finished(child, 150) for child in children)  # each may have to compile
 """
 
+UNGUARDED = """
+# What is imported while no fork waits for it.
+from fastbn import _forks
+
+fastbn.forward  # begins with modules of Python's own
+unguarded = set()
+
+def hook(event, args):
+    if event == "import" and args[0] not in sys.modules:
+        locks = _forks.importing, getattr(_forks._compiler_lock(), "_lock", None)
+        if not any(lock and lock._is_owned() for lock in locks):
+            unguarded.add(args[0])
+
+sys.addaudithook(hook)
+for i in range(len(PROBLEMS)):
+    x, dy, weight, bias = PROBLEMS[i]
+    fastbn.backward(dy, fastbn.forward(x, weight, bias)[1])
+    fastbn.batch_norm(x, training=True)
+layer = fastbn.BatchNorm(65)
+layer.backward(layer(PROBLEMS[0][0]))
+layer.eval()(PROBLEMS[0][0])
+fastbn.get_num_threads()
+assert not unguarded, unguarded
+"""
+
 COMPILING = """
 import numba  # nothing is in the cache: the other thread compiles for seconds
 first = threading.Thread(target=lambda: fastbn.batch_stats(PROBLEMS[1][0]))
@@ -180,6 +205,10 @@ def test_data_loader(layer):
 @needs_fork
 def test_fork_during_the_first_use():
     run(FIRST_USE)
+
+
+def test_calls_import_nothing_that_forks_do_not_wait_for():
+    run(UNGUARDED)
 
 
 @needs_fork
