@@ -42,7 +42,7 @@ class Pool:
     def __init__(self, plan: np.ndarray, work: int, values: int, each: int, dtype: np.dtype):
         self._plan, self._work, self._values, self._each = plan, work, values, each
         self._dtype = dtype
-        self._size = 8 * work + dtype.itemsize * values
+        self._bytes = 8 * work + dtype.itemsize * values, (16 + 3 * dtype.itemsize) * each
         self._spare: list[Workspace] = []
 
     def take(self, threads: int) -> Workspace:
@@ -62,10 +62,11 @@ class Pool:
 
     def give(self, workspace: Workspace) -> None:
         """Take back what a pass no longer needs."""
-        if self._spare or self._size > SPARE_BYTES:
+        size = self._bytes[0] + self._bytes[1] * workspace.threads
+        if self._spare or size > SPARE_BYTES:
             return
         self._spare.append(workspace)
-        if self._size > SMALL_BYTES:
+        if size > SMALL_BYTES:
             _kept[self] = None
             _kept.move_to_end(self)
             if len(_kept) > SPARES:

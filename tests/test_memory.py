@@ -9,6 +9,7 @@ from data import DTYPES, channels_last, problem
 from process import run_python
 
 import fastbn
+from fastbn import _layout, _workspace
 
 SMALL = 640 * 1024  # vectors of C numbers, partial sums, Python objects: 1/16 of the smallest x
 # shape, channel axis, memory: 2 to 3 million values, 9 to 26 MB
@@ -109,3 +110,13 @@ def test_kernels_allocate_nothing_large():
     growth = list(map(int, run_python(RESIDENT).split()))
     assert len(growth) == 3
     assert max(growth) <= 16 * 2**20
+
+
+def test_few_large_workspaces_are_kept(monkeypatch):
+    monkeypatch.setattr(_workspace, "SPARES", 2)
+    _workspace._kept.clear()
+    for rows in (40, 41, 42, 40):
+        fastbn.batch_stats(np.ones((rows, 5000), np.float32))
+    pools = [_layout.see(np.ones((n, 5000), np.float32), 1)[1].plan.pool for n in (40, 41, 42)]
+    assert list(_workspace._kept) == [pools[2], pools[0]]  # the latest is last
+    assert [len(pool._spare) for pool in pools] == [1, 0, 1]
