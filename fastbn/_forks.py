@@ -41,6 +41,5 @@ def prepare() -> None:
     if not _ready and hasattr(os, "register_at_fork"):
         for name in ("logging", "concurrent.futures.thread"):
             importlib.import_module(name)
-
         os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_after)
     _ready = True
