@@ -9,12 +9,9 @@ import numpy as np
 
 from . import _plan
 from ._intrinsics import (
-    add_eight,
     add_exactly,
     add_exactly_one,
-    add_first,
-    add_last,
-    add_more,
+    add_rows,
     affine,
     affine_one,
     affine_stream,
@@ -23,44 +20,21 @@ from ._intrinsics import (
 from ._jit import block, glue, reduction, span
 from ._runs import EIGHT, FOUR, NINE, ONE, THREE, TWO, ZERO, lanes_of, shifts, streams, to_line
 
-# Memory is fast in its own order: beyond the caches a row after the other takes 1.4 times a bare
-# read, eight at once 1.7, though these need half the time in them (6 MB of 64 columns: 96 us, 188).
-# Eight rows of more than 2 KB would fall into one set of the nearest cache where they are 4 KB.
-TOGETHER = np.uintp(32)  # vectors of a row up to which eight are summed at once
-
-
 @block
 def _add_together(x, dy, o, stop, width, n, shift, s1, s2):
-    """Add rows of ``width`` values to the sums of their first n columns, eight at once.
+    """Add rows of ``width`` values to the sums of their first n columns, several at once.
 
     It returns where the rows begin that are left. The last vector may reach beyond the n columns:
     what it reads must exist, and the sums it leaves there mean nothing.
     """
-    lanes, step = lanes_of(x), EIGHT * width
-    while o + step <= stop:
+    lanes, streams = lanes_of(x), EIGHT if dy is None else FOUR
+    rows = (max(o, stop) - o) // (width * streams)
+    distance = rows * width
+    for _ in range(rows):
         for j in range(ZERO, n, lanes):
-            add_eight(x, dy, o, width, shift, s1, s2, j)
-        o += step
-    return o
-
-
-@block
-def _add_in_order(x, dy, o, stop, width, n, shift, t1, t2, s1, s2):
-    """The same, with the same bits, a row after the other."""
-    lanes, step = lanes_of(x), EIGHT * width
-    while o + step <= stop:
-        last = o + step - width
-        for j in range(ZERO, n, lanes):
-            add_first(x, dy, o, shift, t1, t2, s1, s2, j)
+            add_rows(x, dy, o, distance, shift, s1, s2, j)
         o += width
-        while o < last:
-            for j in range(ZERO, n, lanes):
-                add_more(x, dy, o, shift, t1, t2, s1, s2, j)
-            o += width
-        for j in range(ZERO, n, lanes):
-            add_last(x, dy, o, shift, t1, t2, s1, s2, j)
-        o += width
-    return o
+    return o + (streams - ONE) * distance
 
 
 @block
@@ -130,11 +104,7 @@ def reduce(t, plan, exact, x, dy, work, values, begin, end):
     room = plan[_plan.TILE_ROOM]
     base = plan[_plan.SCRATCH] + (room + room) * t
     s1, s2 = span(work, base, room), span(work, base + room, room)
-    base = NINE * plan[_plan.ROOM] + THREE * room * t
-    shift = span(values, base, room)
-    t1, t2 = span(values, base + room, room), span(values, base + TWO * room, room)
-    far = plan[_plan.STREAM] if dy is None else plan[_plan.STREAM_BACKWARD]
-    in_order = far != ZERO or width > TOGETHER * lanes
+    shift = span(values, NINE * plan[_plan.ROOM] + room * t, room)
     for k in range(begin, end):
         i, start = k // tiles, k % tiles * tile
         n, first = min(tile, width - start), start // run
@@ -147,10 +117,7 @@ def reduce(t, plan, exact, x, dy, work, values, begin, end):
         safe = (size - reach) // width + ONE if reach <= size else ZERO
         stop = min(below, safe) * width + start
         if not exact:
-            if in_order:
-                o = _add_in_order(x, dy, o, stop, width, n, shift, t1, t2, s1, s2)
-            else:
-                o = _add_together(x, dy, o, stop, width, n, shift, s1, s2)
+            o = _add_together(x, dy, o, stop, width, n, shift, s1, s2)
         _add_exactly(x, dy, o, below * width + start, width, n, shift, s1, s2)
         if i == parts - ONE and rest > start:
             o = rows * width + start

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._vectors import CHAIN, VECTOR_BYTES
+from ._vectors import CHAIN, STREAMS, STREAMS_OF_BOTH, VECTOR_BYTES
 
 
 def make_affine(size=VECTOR_BYTES, pair=False):
@@ -20,31 +20,18 @@ def make_affine(size=VECTOR_BYTES, pair=False):
     return affine
 
 
-def add_eight(x, dy, o, width, shift, s1, s2, j):
+def add_rows(x, dy, o, distance, shift, s1, s2, j):
     there = slice(int(j), int(j) + max(1, VECTOR_BYTES // x.itemsize))
-    total = product = 0
-    for row in range(CHAIN):
-        start = int(o) + row * int(width)
+    for row in range(_streams(dy)):
+        start = int(o) + row * int(distance)
         here = slice(start + there.start, start + there.stop)
         u, d = _terms(x[here], None if dy is None else dy[here], shift[there], False)
-        total, product = total + u, product + u * d
-    s1[there] += total
-    s2[there] += product
+        s1[there] += u
+        s2[there] += u * d
 
 
-def make_add_row(stage):
-    def add_row(x, dy, o, shift, t1, t2, s1, s2, j):
-        there = slice(int(j), int(j) + max(1, VECTOR_BYTES // x.itemsize))
-        here = slice(int(o) + there.start, int(o) + there.stop)
-        u, d = _terms(x[here], None if dy is None else dy[here], shift[there], False)
-        total, product = (u, u * d) if stage == "first" else (t1[there] + u, t2[there] + u * d)
-        if stage == "last":
-            s1[there] += total
-            s2[there] += product
-        else:
-            t1[there], t2[there] = total, product
-
-    return add_row
+def _streams(dy):
+    return STREAMS if dy is None else STREAMS_OF_BOTH
 
 
 def make_add_exactly(size=VECTOR_BYTES):
@@ -77,6 +64,15 @@ def make_sum_run(exact):
         return s1, s2
 
     return sum_run
+
+
+_sum_run = make_sum_run(exact=False)
+
+
+def sum_runs(x, dy, o, n, distance, shift):
+    starts = (int(o) + k * int(distance) for k in range(_streams(dy)))
+    sums = [_sum_run(x, dy, start, n, shift) for start in starts]
+    return tuple(map(sum, zip(*sums, strict=True)))
 
 
 def fence():

@@ -67,70 +67,32 @@ def _make_affine(size=VECTOR_BYTES, stream=False, pair=False):
     return affine
 
 
-def _make_add_eight():
-    """Add d and d * d, d = x - shift, of eight rows to the float64 sums of columns from j on.
+def _make_add_rows():
+    """Add d and d * d, d = x - shift, of several rows to the float64 sums of columns from j on.
 
-    With ``dy``: dy and dy * d. A row has ``width`` values, the first begins at ``o``. The eight
-    rows that follow are prefetched meanwhile, line by line in the order of memory.
+    With ``dy``: dy and dy * d. The first row begins at ``o``, and each of the others so many values
+    behind the one before.
     """
 
     @intrinsic
-    def add_eight(typing, x, dy, o, width, shift, s1, s2, j):
-        names = ("x", "dy", "o", "width", "shift", "s1", "s2", "j")
+    def add_rows(typing, x, dy, o, distance, shift, s1, s2, j):
+        names = ("x", "dy", "o", "distance", "shift", "s1", "s2", "j")
 
         def codegen(context, builder, signature, args):
             emit = Emitter(context, builder, names, signature, args)
-            width, j = emit.values["width"], emit.values["j"]
-
-            def number(n):
-                return ir.Constant(width.type, n)
-
-            shift, start = emit.load("shift", j), emit.values["o"]
-            following = builder.add(start, builder.mul(number(CHAIN), builder.add(width, j)))
-            total = product = None
-            for _ in range(CHAIN):
-                total, product = emit.add_terms(builder.add(start, j), shift, total, product)
-                for name in ("x", "dy") if emit.has("dy") else ("x",):
-                    emit.prefetch(name, following)
-                following = builder.add(following, number(emit.lanes))
-                start = builder.add(start, width)
-            emit.add_sums(total, product, j)
+            j, distance = emit.values["j"], emit.values["distance"]
+            shift, place = emit.load("shift", j), builder.add(emit.values["o"], j)
+            sums = [(None, None), (None, None)]
+            for k in range(emit.streams()):
+                sums[k % 2] = emit.add(*emit.terms(place, shift), *sums[k % 2])
+                place = builder.add(place, distance)
+            emit.add_sums(*(builder.fadd(*pair) for pair in zip(*sums, strict=True)), j)
             return context.get_dummy_value()
 
         index = types.uintp
         return types.void(x, dy, index, index, shift, s1, s2, index), codegen
 
-    return add_eight
-
-
-def _make_add_row(stage):
-    """The same in the order of memory, a row after the other.
-
-    Of eight rows the first writes t1 and t2, those between are added to them ("more"), and the
-    last adds all to s1 and s2: the bits of ``add_eight``.
-    """
-
-    @intrinsic
-    def add_row(typing, x, dy, o, shift, t1, t2, s1, s2, j):
-        names = ("x", "dy", "o", "shift", "t1", "t2", "s1", "s2", "j")
-
-        def codegen(context, builder, signature, args):
-            emit = Emitter(context, builder, names, signature, args)
-            j = emit.values["j"]
-            sums = (None, None) if stage == "first" else (emit.load("t1", j), emit.load("t2", j))
-            place, shift = builder.add(emit.values["o"], j), emit.load("shift", j)
-            total, product = emit.add_terms(place, shift, *sums)
-            if stage == "last":
-                emit.add_sums(total, product, j)
-            else:
-                emit.store(total, "t1", j)
-                emit.store(product, "t2", j)
-            return context.get_dummy_value()
-
-        index = types.uintp
-        return types.void(x, dy, index, shift, t1, t2, s1, s2, index), codegen
-
-    return add_row
+    return add_rows
 
 
 def _make_add_exactly(size=VECTOR_BYTES):
@@ -144,7 +106,7 @@ def _make_add_exactly(size=VECTOR_BYTES):
             emit = Emitter(context, builder, names, signature, args, size)
             j = emit.values["j"]
             place, shift = builder.add(emit.values["o"], j), emit.load("shift", j)
-            emit.add_sums(*emit.add_terms(place, shift, wide=True), j)
+            emit.add_sums(*emit.add(*emit.terms(place, shift, wide=True)), j)
             return context.get_dummy_value()
 
         index = types.uintp
@@ -178,18 +140,45 @@ def _make_sum_run(exact):
                 loop.step(1)
             rest = builder.urem(n, loop.number(emit.lanes))
             with builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))):
-                # the last vector again, as far as it is new
-                done = builder.sub(loop.number(emit.lanes), rest)
-                builder.store(builder.sub(builder.load(loop.at), done), loop.at)
-                loop.step(1, keep=builder.not_(emit.before(done)))
+                loop.step(1, keep=loop.rest(n))
             loop.flush()
-            totals = [emit.total(builder.load(total)) for total in loop.totals]
-            return context.make_tuple(builder, result, totals)
+            return context.make_tuple(builder, result, loop.results())
 
         element = x.dtype
         return result(x, dy, types.uintp, types.uintp, element), codegen
 
     return sum_run
+
+
+def _make_sum_runs():
+    """``sum_runs(x, dy, o, n, distance, shift)``: the same sums over several runs at once.
+
+    The first begins at o, and each of the others so many values behind the one before.
+    """
+
+    @intrinsic
+    def sum_runs(typing, x, dy, o, n, distance, shift):
+        names = ("x", "dy", "o", "n", "distance", "shift")
+        result = types.UniTuple(types.float64, 2)
+
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, names, signature, args, register_bytes(context))
+            loop, n, distance = RunSum(emit, False, 0), emit.values["n"], emit.values["distance"]
+            vectors = builder.udiv(n, loop.number(emit.lanes))
+            with cgutils.for_range(builder, builder.udiv(vectors, loop.number(2))):
+                loop.together(distance, 2)
+            odd = builder.urem(vectors, loop.number(2))
+            with builder.if_then(builder.icmp_unsigned("!=", odd, loop.number(0))):
+                loop.together(distance, 1)
+            rest = builder.urem(n, loop.number(emit.lanes))
+            with builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))):
+                loop.together(distance, 1, keep=loop.rest(n))
+            return context.make_tuple(builder, result, loop.results())
+
+        element = x.dtype
+        return result(x, dy, types.uintp, types.uintp, types.uintp, element), codegen
+
+    return sum_runs
 
 
 def _make_fence():
@@ -210,20 +199,20 @@ if config.DISABLE_JIT:
     affine = affine_stream = _interpreted.make_affine()
     affine_pair = affine_pair_stream = _interpreted.make_affine(pair=True)
     affine_one = _interpreted.make_affine(size=1)
-    add_eight = _interpreted.add_eight
-    add_first, add_more, add_last = map(_interpreted.make_add_row, ("first", "more", "last"))
+    add_rows = _interpreted.add_rows
     add_exactly = _interpreted.make_add_exactly()
     add_exactly_one = _interpreted.make_add_exactly(size=1)
     sum_run = _interpreted.make_sum_run(exact=False)
     sum_run_exact = _interpreted.make_sum_run(exact=True)
+    sum_runs = _interpreted.sum_runs
     fence = _interpreted.fence
 else:
     affine, affine_stream = _make_affine(), _make_affine(stream=True)
     affine_pair = _make_affine(pair=True)
     affine_pair_stream = _make_affine(pair=True, stream=True)
     affine_one = _make_affine(size=1)
-    add_eight = _make_add_eight()
-    add_first, add_more, add_last = map(_make_add_row, ("first", "more", "last"))
+    add_rows = _make_add_rows()
     add_exactly, add_exactly_one = _make_add_exactly(), _make_add_exactly(size=1)
     sum_run, sum_run_exact = _make_sum_run(exact=False), _make_sum_run(exact=True)
+    sum_runs = _make_sum_runs()
     fence = _make_fence()

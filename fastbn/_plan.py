@@ -135,11 +135,12 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     # Short runs leave most of a vector loop to its remainder: 7x7 by columns takes 46 us where
     # rows take 64 (of 3 MB, 19 us to read); 14x14 by rows 74, by columns 100.
     width = _width(n, c * run, itemsize)
-    by_rows = run >= 128 or (run >= 16 and n < 8)
+    by_rows = run >= 16
     if by_rows:
         piece = _ceil(run, _ceil(run, BLOCK))
         rows = max(1, BLOCK // piece)
         samples = min(n, max(1, rows // 32, _ceil(n * _ceil(run, piece), MOST_PARTS)))
+        samples = min(n, _ceil(samples, 8) * 8)
         channels = _divisor(c, min(c, max(1, rows // samples)))
         parts = _ceil(n, samples) * _ceil(run, piece)
         values[[REDUCE_BY_ROWS, SAMPLES, CHANNELS, PIECE]] = 1, samples, channels, piece
@@ -148,6 +149,7 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
         tile = width if width <= COLUMNS else max(1, COLUMNS // run) * run
         rows = total // width
         height = max(1, _ceil(rows, _parts(rows, width, _ceil(width, tile))))
+        height = min(rows, _ceil(height, 8) * 8)
         parts = max(1, _ceil(rows, height))
         values[[WIDTH, TILE, HEIGHT]] = width, tile, height
         values[BLOCKS] = parts * _ceil(width, tile)

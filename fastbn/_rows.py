@@ -1,5 +1,7 @@
 """Kernels where a channel is a contiguous run: (N, C, L) with L of 16 and more."""
 
+import numpy as np
+
 from . import _plan
 from ._intrinsics import (
     affine,
@@ -10,9 +12,24 @@ from ._intrinsics import (
     fence,
     sum_run,
     sum_run_exact,
+    sum_runs,
 )
 from ._jit import block, glue, span
-from ._runs import ONE, THREE, TWO, ZERO, lanes_of, shifts, streams, to_line
+from ._runs import EIGHT, FOUR, ONE, THREE, TWO, ZERO, lanes_of, shifts, streams, to_line
+
+LONG = np.uintp(1024)
+
+
+@block
+def _sum_piece(x, dy, o, m, streams, shift):
+    """The sums of m values from o on, of a long run as of several shorter ones."""
+    if m < LONG:
+        return sum_run(x, dy, o, m, shift)
+    lanes = lanes_of(x)
+    step = (m - lanes) // (streams * lanes) * lanes
+    s1, s2 = sum_runs(x, dy, o, step, step, shift)
+    r1, r2 = sum_run(x, dy, o + streams * step, m - streams * step, shift)
+    return s1 + r1, s2 + r2
 
 
 @block
@@ -27,13 +44,22 @@ def _sum_block(plan, exact, x, dy, work, shift, part, first, last):
     for j in range(first, last):
         work[sums + j] = 0.0
         work[second + sums + j] = 0.0
-    for sample in range(i * samples, min(n, (i + ONE) * samples)):
+    sample, stop = i * samples, min(n, (i + ONE) * samples)
+    streams = EIGHT if dy is None else FOUR
+    while not exact and sample + streams <= stop:
+        for j in range(first, last):
+            o = (sample * c + j) * length + start
+            s1, s2 = sum_runs(x, dy, o, m, c * length, shift[j])
+            work[sums + j] += s1
+            work[second + sums + j] += s2
+        sample += streams
+    for sample in range(sample, stop):
         for j in range(first, last):
             o = (sample * c + j) * length + start
             if exact:
                 s1, s2 = sum_run_exact(x, dy, o, m, shift[j])
             else:
-                s1, s2 = sum_run(x, dy, o, m, shift[j])
+                s1, s2 = _sum_piece(x, dy, o, m, streams, shift[j])
             work[sums + j] += s1
             work[second + sums + j] += s2
 

@@ -6,6 +6,7 @@ from numba.core import cgutils
 
 VECTOR_BYTES = 64
 UNROLL = 4  # registers of a run that are summed side by side
+STREAMS, STREAMS_OF_BOTH = 8, 4
 CHAIN = 8  # terms of a sum in the data's own precision
 _INT = ir.IntType(32)
 
@@ -25,6 +26,10 @@ class Emitter:
         self.values = dict(zip(names, args, strict=True))
         dtype = self.types["x"].dtype if self.has("x") else self.types["dy"].dtype
         self.lanes = max(1, size // (dtype.bitwidth // 8))
+
+    def streams(self):
+        """Places of memory to read at once."""
+        return STREAMS_OF_BOTH if self.has("dy") else STREAMS
 
     def has(self, name):
         return self.types[name] != types.none
@@ -82,7 +87,7 @@ class Emitter:
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, [a, b, c])
 
-    def terms(self, offset, shift, wide):
+    def terms(self, offset, shift, wide=False):
         """u and d of the sums of u and u * d: d = shift - x; u is ``dy``, or d without it.
 
         The other way round, x needs an instruction of its own to be loaded, and a sum 12 % longer.
@@ -91,9 +96,8 @@ class Emitter:
         d = self.builder.fsub(convert(shift), convert(self.load("x", offset)))
         return (convert(self.load("dy", offset)) if self.has("dy") else d), d
 
-    def add_terms(self, offset, shift, total=None, product=None, wide=False):
-        """The sums of u and of u * d, and these of the vector there."""
-        u, d = self.terms(offset, shift, wide)
+    def add(self, u, d, total=None, product=None):
+        """Add u and u * d to sums, if there are any."""
         if total is None:
             return u, self.builder.fmul(u, d)
         return self.builder.fadd(total, u), self.multiply_add(u, d, product)
@@ -145,9 +149,9 @@ class Emitter:
 
 
 class RunSum:
-    """The loops of `sum_run`: `UNROLL` sums side by side of `CHAIN` terms, then float64."""
+    """The loops of `sum_run`: so many sums side by side of `CHAIN` terms, then float64."""
 
-    def __init__(self, emit, exact):
+    def __init__(self, emit, exact, unroll=UNROLL):
         self.emit, self.builder, self.exact = emit, emit.builder, exact
         self.index = emit.values["o"].type
         self.at = self._variable(self.index, emit.values["o"])
@@ -158,7 +162,7 @@ class RunSum:
         # 17.
         half = emit.lanes // 2
         double = ir.Constant(ir.VectorType(ir.DoubleType(), half), [0.0] * half)
-        self.sums = [self._variable(self.zero.type, self.zero) for _ in range(2 * UNROLL)]
+        self.sums = [self._variable(self.zero.type, self.zero) for _ in range(2 * unroll)]
         self.totals = [self._variable(double.type, double) for _ in range(2)]
 
     def _variable(self, kind, value):
@@ -185,11 +189,46 @@ class RunSum:
     def flush(self):
         """Add the sums to the totals, and begin anew."""
         builder = self.builder
-        for which, total in enumerate(self.totals):
+        for which in range(2):
             value = None
             for variable in self.sums[which::2]:
                 part = builder.load(variable)
                 value = part if value is None else builder.fadd(value, part)
                 builder.store(self.zero, variable)
-            value = self.emit.double(self.emit.halves(value))
-            builder.store(self.emit.add_total(builder.load(total), value, which), total)
+            self._add(value, which)
+
+    def together(self, distance, count, keep=None):
+        """Add one or two vectors of each stream to the totals, and move on."""
+        builder, start = self.builder, self.builder.load(self.at)
+        sums, place = [(None, None), (None, None)], start
+        for k in range(self.emit.streams() * count):
+            at = builder.add(place, self.number(k % count * self.emit.lanes))
+            u, d = self.emit.terms(at, self.shift, self.exact)
+            if keep is not None:
+                u, d = (builder.select(keep, value, self.zero) for value in (u, d))
+            sums[k % 2] = self.emit.add(u, d, *sums[k % 2])
+            if (k + 1) % count == 0:
+                place = builder.add(place, distance)
+        for which, (one, other) in enumerate(zip(*sums, strict=True)):
+            self._add(builder.fadd(one, other), which)
+        builder.store(builder.add(start, self.number(count * self.emit.lanes)), self.at)
+
+    def _add(self, value, which):
+        """Add a vector to a total, in float64."""
+        total, value = self.totals[which], self.emit.double(self.emit.halves(value))
+        new = self.emit.add_total(self.builder.load(total), value, which)
+        self.builder.store(new, total)
+
+    def results(self):
+        """The totals' lanes, added up."""
+        return [self.emit.total(self.builder.load(total)) for total in self.totals]
+
+    def rest(self, n):
+        """Where a run of n values, whose whole vectors are done, leaves some: the lanes to keep.
+
+        Of the last vector again, which `at` is moved back to.
+        """
+        builder = self.builder
+        done = builder.sub(self.number(self.emit.lanes), builder.urem(n, self.number(self.emit.lanes)))
+        builder.store(builder.sub(builder.load(self.at), done), self.at)
+        return builder.not_(self.emit.before(done))
