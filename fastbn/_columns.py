@@ -18,23 +18,24 @@ from ._intrinsics import (
     fence,
 )
 from ._jit import block, glue, reduction, span
-from ._runs import EIGHT, FOUR, NINE, ONE, THREE, TWO, ZERO, lanes_of, shifts, streams, to_line
+from ._runs import FOUR, NINE, ONE, ZERO, at_once, lanes_of, shifts, streams, to_line
+
 
 @block
 def _add_together(x, dy, o, stop, width, n, shift, s1, s2):
     """Add rows of ``width`` values to the sums of their first n columns, several at once.
 
-    It returns where the rows begin that are left. The last vector may reach beyond the n columns:
-    what it reads must exist, and the sums it leaves there mean nothing.
+    These lie far from each other: one after the other in as many places of memory. It returns where
+    the rows begin that are left. The last vector may reach beyond the n columns: what it reads must
+    exist, and the sums it leaves there mean nothing.
     """
-    lanes, streams = lanes_of(x), EIGHT if dy is None else FOUR
-    rows = (max(o, stop) - o) // (width * streams)
+    lanes, rows = lanes_of(x), (max(o, stop) - o) // (at_once(dy) * width)
     distance = rows * width
     for _ in range(rows):
         for j in range(ZERO, n, lanes):
             add_rows(x, dy, o, distance, shift, s1, s2, j)
         o += width
-    return o + (streams - ONE) * distance
+    return o + (at_once(dy) - ONE) * distance
 
 
 @block
@@ -93,6 +94,12 @@ def _fold(sums, first, run, n, out):
             j, c = j + run, (c + ONE) % channels
 
 
+@block
+def _clear(sums):
+    for j in range(np.uintp(sums.size)):
+        sums[j] = 0.0
+
+
 @glue
 def reduce(t, plan, exact, x, dy, work, values, begin, end):
     """Leave the partial sums of blocks ``begin`` to ``end`` in ``work``, as (2, PARTS, C)."""
@@ -105,13 +112,18 @@ def reduce(t, plan, exact, x, dy, work, values, begin, end):
     base = plan[_plan.SCRATCH] + (room + room) * t
     s1, s2 = span(work, base, room), span(work, base + room, room)
     shift = span(values, NINE * plan[_plan.ROOM] + room * t, room)
+    # Where columns are channels, and vectors whole, nothing is repeated nor added up.
+    direct = width == c and c % lanes == ZERO
     for k in range(begin, end):
         i, start = k // tiles, k % tiles * tile
         n, first = min(tile, width - start), start // run
-        expand(shifts(plan, values), first, run, n, shift)
-        for j in range(room):
-            s1[j] = 0.0
-            s2[j] = 0.0
+        if direct:
+            s1, s2 = span(work, i * c + start, n), span(work, (parts + i) * c + start, n)
+            shift = span(shifts(plan, values), start, n)
+        else:
+            expand(shifts(plan, values), first, run, n, shift)
+        _clear(s1)
+        _clear(s2)
         o, below = i * height * width + start, min(rows, (i + ONE) * height)
         reach = start + (n + lanes - ONE) // lanes * lanes  # of a row's last vector
         safe = (size - reach) // width + ONE if reach <= size else ZERO
@@ -122,8 +134,9 @@ def reduce(t, plan, exact, x, dy, work, values, begin, end):
         if i == parts - ONE and rest > start:
             o = rows * width + start
             _add_exactly(x, dy, o, o + ONE, width, min(n, rest - start), shift, s1, s2)
-        _fold(s1, first, run, n, span(work, i * c, c))
-        _fold(s2, first, run, n, span(work, (parts + i) * c, c))
+        if not direct:
+            _fold(s1, first, run, n, span(work, i * c, c))
+            _fold(s2, first, run, n, span(work, (parts + i) * c, c))
 
 
 @block

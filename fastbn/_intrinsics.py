@@ -2,15 +2,14 @@
 
 ``affine`` computes a vector of an output; ``affine_stream`` stores it past the caches, and
 ``affine_pair`` serves a vector in which one channel's run ends and the next begins, so that all of
-them lie on cache lines. ``add_eight``, or ``add_first``, ``add_more`` and ``add_last``, add rows to
-the sums of their columns, ``sum_run`` sums a run.
+them lie on cache lines. ``add_rows`` adds rows to the sums of their columns, ``sum_run`` sums a run
+and ``sum_runs`` several at once.
 
 Sums of a handful of terms are taken in the data's own precision and added up in float64: float32
 data then run at the speed of a bare read pass, where converting each value first takes twice as
 long in the caches. The ``exact`` variants convert first, for what float32 cannot square.
 """
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic

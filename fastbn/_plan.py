@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ._vectors import STREAMS
 from ._workspace import Pool
 
 # Indices into a plan.
@@ -26,15 +27,15 @@ BLOCKS = 16  # of _rows.reduce or _columns.reduce
 # count and eps, then two vectors of TILE_ROOM values for each thread.
 SUMS, LOST, NUMBERS, SCRATCH, TILE_ROOM = 17, 18, 19, 20, 21
 # The workspace of the data's dtype holds four coefficients of each channel, the same of each column
-# of a wide row, and a shift of each channel, in vectors of ROOM values; then three vectors of
-# TILE_ROOM values for each thread.
+# of a wide row, and a shift of each channel, in vectors of ROOM values; then a vector of TILE_ROOM
+# values for each thread.
 ROOM = 22
 SIZE = 23
 
 BLOCK = 16384  # values in a block: 64 to 128 KB, a few microseconds
 NARROW = 256  # bytes of a row that is summed, or twice as many, where samples fit
 WIDEN = 256  # columns up to which narrow samples are put side by side, so that vectors are full
-COLUMNS = 4096  # columns in a tile: (4096, 4096) takes 4.0 ms, in tiles of 2048 columns 5.2
+COLUMNS = 4096  # columns in a tile: memory is fast in its own order
 WRITE_COLUMNS = 512  # columns up to which narrow samples are put side by side to be written
 # Blocks of columns are large: their partial sums travel between cores, and (6272, 256) takes 142 us
 # in 98 blocks, 71 us in 2.
@@ -42,9 +43,9 @@ TILE_VALUES, LEAST_TILES, MOST_TILES = 1 << 17, 8, 128
 MOST_SUMS = 1 << 16  # partial sums of an array's columns, which one thread merges
 MOST_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
-# From how many last-level caches of data these are of no use: rows are then summed in the order of
-# memory, and stores go past them. 13 MB and a cache of 32 so take 0.73 to 0.86 of the time among
-# other work; 1.1 times if the output is read at once and nothing else is, 0.9 among other work.
+# From how many last-level caches of data these are of no use, and stores go past them. 13 MB and a
+# cache of 32 so take 0.73 to 0.86 of the time among other work; 1.1 times if the output is read at
+# once and nothing else is, 0.9 among other work.
 STREAM_CACHES = 0.75
 SLAB_BYTES = 1 << 20  # of the inputs, that a thread reduces and then writes
 # From how many last-level caches of data, and groups of channels a thread, slabs pay.
@@ -122,7 +123,7 @@ def _parts(rows: int, width: int, tiles: int) -> int:
     """Blocks of rows: few, but enough for many threads, and alike for 2, 4 and 8 of them."""
     wanted = min(max(rows * width // TILE_VALUES, LEAST_TILES), MOST_TILES)
     parts = _ceil(_ceil(wanted, tiles), 8) * 8 if tiles < 8 else _ceil(wanted, tiles)
-    return max(1, min(parts, rows // 8, MOST_SUMS // width))
+    return max(1, min(parts, rows // STREAMS, MOST_SUMS // width))
 
 
 def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
@@ -132,15 +133,14 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     values = np.zeros(SIZE, np.uintp)
     values[[N, C, L]] = n, c, run
 
-    # Short runs leave most of a vector loop to its remainder: 7x7 by columns takes 46 us where
-    # rows take 64 (of 3 MB, 19 us to read); 14x14 by rows 74, by columns 100.
+    # By rows, (32, 512, 4, 4) is summed in 46 us, by columns in 85; a vector needs 16 values.
     width = _width(n, c * run, itemsize)
     by_rows = run >= 16
     if by_rows:
         piece = _ceil(run, _ceil(run, BLOCK))
         rows = max(1, BLOCK // piece)
         samples = min(n, max(1, rows // 32, _ceil(n * _ceil(run, piece), MOST_PARTS)))
-        samples = min(n, _ceil(samples, 8) * 8)
+        samples = min(n, _ceil(samples, STREAMS) * STREAMS)
         channels = _divisor(c, min(c, max(1, rows // samples)))
         parts = _ceil(n, samples) * _ceil(run, piece)
         values[[REDUCE_BY_ROWS, SAMPLES, CHANNELS, PIECE]] = 1, samples, channels, piece
@@ -149,7 +149,7 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
         tile = width if width <= COLUMNS else max(1, COLUMNS // run) * run
         rows = total // width
         height = max(1, _ceil(rows, _parts(rows, width, _ceil(width, tile))))
-        height = min(rows, _ceil(height, 8) * 8)
+        height = min(rows, _ceil(height, STREAMS) * STREAMS)
         parts = max(1, _ceil(rows, height))
         values[[WIDTH, TILE, HEIGHT]] = width, tile, height
         values[BLOCKS] = parts * _ceil(width, tile)

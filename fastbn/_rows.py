@@ -15,20 +15,20 @@ from ._intrinsics import (
     sum_runs,
 )
 from ._jit import block, glue, span
-from ._runs import EIGHT, FOUR, ONE, THREE, TWO, ZERO, lanes_of, shifts, streams, to_line
+from ._runs import ONE, THREE, TWO, ZERO, at_once, lanes_of, shifts, streams, to_line
 
-LONG = np.uintp(1024)
+LONG = np.uintp(1024)  # values from which a run is summed as several
 
 
 @block
-def _sum_piece(x, dy, o, m, streams, shift):
-    """The sums of m values from o on, of a long run as of several shorter ones."""
+def _sum_piece(x, dy, o, m, shift):
+    """The sums of m values from o on, of a long run as of several shorter ones and a rest."""
     if m < LONG:
         return sum_run(x, dy, o, m, shift)
-    lanes = lanes_of(x)
-    step = (m - lanes) // (streams * lanes) * lanes
+    runs, lanes = at_once(dy), lanes_of(x)
+    step = (m - lanes) // (runs * lanes) * lanes
     s1, s2 = sum_runs(x, dy, o, step, step, shift)
-    r1, r2 = sum_run(x, dy, o + streams * step, m - streams * step, shift)
+    r1, r2 = sum_run(x, dy, o + runs * step, m - runs * step, shift)
     return s1 + r1, s2 + r2
 
 
@@ -45,21 +45,20 @@ def _sum_block(plan, exact, x, dy, work, shift, part, first, last):
         work[sums + j] = 0.0
         work[second + sums + j] = 0.0
     sample, stop = i * samples, min(n, (i + ONE) * samples)
-    streams = EIGHT if dy is None else FOUR
-    while not exact and sample + streams <= stop:
+    while not exact and sample + at_once(dy) <= stop:
         for j in range(first, last):
             o = (sample * c + j) * length + start
             s1, s2 = sum_runs(x, dy, o, m, c * length, shift[j])
             work[sums + j] += s1
             work[second + sums + j] += s2
-        sample += streams
-    for sample in range(sample, stop):
+        sample += at_once(dy)
+    for k in range(sample, stop):
         for j in range(first, last):
-            o = (sample * c + j) * length + start
+            o = (k * c + j) * length + start
             if exact:
                 s1, s2 = sum_run_exact(x, dy, o, m, shift[j])
             else:
-                s1, s2 = _sum_piece(x, dy, o, m, streams, shift[j])
+                s1, s2 = _sum_piece(x, dy, o, m, shift[j])
             work[sums + j] += s1
             work[second + sums + j] += s2
 

@@ -4,9 +4,17 @@ import numpy as np
 
 from . import _plan
 from ._jit import address_of, block, span
-from ._vectors import VECTOR_BYTES
+from ._vectors import STREAMS, STREAMS_OF_BOTH, VECTOR_BYTES
 
 ZERO, ONE, TWO, THREE, FOUR, EIGHT, NINE, SIXTEEN = (np.uintp(n) for n in (0, 1, 2, 3, 4, 8, 9, 16))
+
+_STREAMS, _STREAMS_OF_BOTH = np.uintp(STREAMS), np.uintp(STREAMS_OF_BOTH)
+
+
+@block
+def at_once(dy):
+    """How many runs or rows are summed at once."""
+    return _STREAMS if dy is None else _STREAMS_OF_BOTH
 
 
 @block

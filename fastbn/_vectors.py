@@ -6,6 +6,9 @@ from numba.core import cgutils
 
 VECTOR_BYTES = 64
 UNROLL = 4  # registers of a run that are summed side by side
+# Places of memory that are summed at once: at one, a core waits for memory. One thread sums
+# (500000, 16) in 2.9 ms row by row, in 0.95 from 8 places. Of x and dy, more than 4 each would fall
+# into one set of the nearest cache: (32, 256, 14, 14) takes 500 us from 8, 200 from 4.
 STREAMS, STREAMS_OF_BOTH = 8, 4
 CHAIN = 8  # terms of a sum in the data's own precision
 _INT = ir.IntType(32)
@@ -28,7 +31,7 @@ class Emitter:
         self.lanes = max(1, size // (dtype.bitwidth // 8))
 
     def streams(self):
-        """Places of memory to read at once."""
+        """How many runs or rows are summed at once."""
         return STREAMS_OF_BOTH if self.has("dy") else STREAMS
 
     def has(self, name):
@@ -121,15 +124,6 @@ class Emitter:
             one = self.builder.module.add_metadata([ir.Constant(_INT, 1)])
             instruction.set_metadata("nontemporal", one)
 
-    def prefetch(self, name, offset):
-        """Ask for the cache line; an address past the end does no harm."""
-        byte = ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, _INT, _INT, _INT])
-        function = self.builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        address = self.builder.bitcast(self.pointer(name, offset)[0], byte)
-        read, keep, data = _INT(0), _INT(3), _INT(1)
-        self.builder.call(function, [address, read, keep, data])
-
     def halves(self, value):
         """The sum of the two halves of a vector."""
         lanes = value.type.count // 2
@@ -149,7 +143,7 @@ class Emitter:
 
 
 class RunSum:
-    """The loops of `sum_run`: so many sums side by side of `CHAIN` terms, then float64."""
+    """The loops of `sum_run` and `sum_runs`: sums side by side of `CHAIN` terms, then float64."""
 
     def __init__(self, emit, exact, unroll=UNROLL):
         self.emit, self.builder, self.exact = emit, emit.builder, exact
@@ -224,11 +218,8 @@ class RunSum:
         return [self.emit.total(self.builder.load(total)) for total in self.totals]
 
     def rest(self, n):
-        """Where a run of n values, whose whole vectors are done, leaves some: the lanes to keep.
-
-        Of the last vector again, which `at` is moved back to.
-        """
-        builder = self.builder
-        done = builder.sub(self.number(self.emit.lanes), builder.urem(n, self.number(self.emit.lanes)))
+        """Move back to the last vector of n values that leave a rest: which lanes are new."""
+        builder, lanes = self.builder, self.number(self.emit.lanes)
+        done = builder.sub(lanes, builder.urem(n, lanes))
         builder.store(builder.sub(builder.load(self.at), done), self.at)
         return builder.not_(self.emit.before(done))

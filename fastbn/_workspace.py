@@ -36,13 +36,13 @@ _kept: OrderedDict[Any, None] = OrderedDict()  # pools with one that is not smal
 class Pool:
     """The workspaces of one plan: so many float64 and so many values, and more for each thread.
 
-    For ``each`` column that a thread sums at once it has two float64 and three values.
+    For ``each`` column that a thread sums at once it has two float64 and a value.
     """
 
     def __init__(self, plan: np.ndarray, work: int, values: int, each: int, dtype: np.dtype):
         self._plan, self._work, self._values, self._each = plan, work, values, each
         self._dtype = dtype
-        self._bytes = 8 * work + dtype.itemsize * values, (16 + 3 * dtype.itemsize) * each
+        self._bytes = 8 * work + dtype.itemsize * values, (16 + dtype.itemsize) * each
         self._spare: list[Workspace] = []
 
     def take(self, threads: int) -> Workspace:
@@ -54,7 +54,7 @@ class Pool:
         if found is not None and found.threads >= threads:
             return found
         work = _aligned(self._work + 2 * self._each * threads, np.dtype(np.float64))
-        values = _aligned(self._values + 3 * self._each * threads, self._dtype)
+        values = _aligned(self._values + self._each * threads, self._dtype)
         context = np.zeros(WORDS, WORD)
         for word, array in ((PLAN, self._plan), (WORK, work), (VALUES, values)):
             context[word] = address(array)
