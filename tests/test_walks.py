@@ -20,7 +20,7 @@ WIDTHS = [*range(1, 71), 100, *range(127, 131), 257, 1000, 2047, 2049, *range(40
 
 @pytest.fixture
 def small_cache(monkeypatch):
-    """A last-level cache of a few bytes: all is streamed, and summed in the order of memory."""
+    """A last-level cache of a few bytes: all is streamed."""
     monkeypatch.setattr(_plan, "last_level_cache", lambda: 1)
     _layout._layout.cache_clear()
     yield
@@ -117,6 +117,15 @@ def test_every_short_run(channels, dtype):
     for run in range(2, 71):
         for samples in (2, 11):
             check(*problem((samples, channels, run), dtype, seed=run))
+
+
+@pytest.mark.usefixtures("stores")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_rest_of_long_runs(dtype):
+    """Runs are summed several at once: those of samples, or the parts of a long one."""
+    for run in [*range(1020, 1070), 5000, 16_385]:
+        for samples in (1, 5, 9):
+            check(*problem((samples, 2, run), dtype, seed=run))
 
 
 EXACT = [(1003, 64), (503, 128), (301, 65), (700, 3), (40, 5, 7), (9, 2050), (12, 3, 99)]
