@@ -6,11 +6,13 @@
   statistics are known. Nothing that does not keep data in caches between the two is faster.
 
 Each is the best of plain and streaming (non-temporal) stores, with all threads that fastbn has,
-and with one where starting a team may take longer than the work. They are calls like a library's,
+and with one where starting a team may take longer than the work. Larger inputs are also read from
+several places of memory at once. They are calls like a library's,
 to be timed in turn with what they judge, in the same process.
 """
 
 from functools import partial
+from itertools import product
 
 import numpy as np
 
@@ -36,17 +38,16 @@ def calls(operation, data, given=False):
     most = fastbn.get_num_threads()
     teams = {1, most} if data.x.nbytes <= SERIAL else {most}
 
-    def variant(threads, read, stream):
-        return lambda: sweep(threads, inputs, kept if given else new(), read, stream)
+    def variant(*how):
+        return lambda: sweep(how[0], inputs, kept if given else new(), *how[1:])
 
-    return {
-        name: [
-            variant(threads, name == "two passes" or not writes, stream)
-            for threads in teams
-            for stream in ((False, True) if writes else (False,))
-        ]
-        for name in (NAMES[:1] if operation in OF_ONE_PASS else NAMES)
-    }
+    def variants(read):
+        several = (False, True) if read and data.x.nbytes > SERIAL else (False,)
+        streams = (False, True) if writes else (False,)
+        return [variant(t, read, *how) for t in teams for how in product(several, streams)]
+
+    names = NAMES[:1] if operation in OF_ONE_PASS else NAMES
+    return {name: variants(name == "two passes" or not writes) for name in names}
 
 
 def flat(array, layout):

@@ -7,7 +7,7 @@ from numba import prange, types
 from numba.extending import intrinsic
 
 VECTOR_BYTES = 64
-ONE = np.uintp(1)
+ONE, FOUR, EIGHT = np.uintp(1), np.uintp(4), np.uintp(8)
 
 # "reassoc" lets a sum be many sums, which reads at the speed of memory
 _block = numba.njit(error_model="numpy", fastmath={"reassoc", "nsz"})
@@ -60,6 +60,17 @@ def _read(x, dy, first, last):
 
 
 @_block
+def _read_places(x, dy, first, last):
+    """The same, from several places at once: of both arrays, more would fall into one cache set."""
+    places = EIGHT if dy is None else FOUR
+    d, total = (last - first) // places, x.dtype.type(0)
+    for i in range(first, first + d):
+        for k in range(places):
+            total += x[i + k * d] if dy is None else x[i + k * d] + dy[i + k * d]
+    return total + _read(x, dy, first + places * d, last)
+
+
+@_block
 def _write(out, x, dy, first, last, stream):
     """``out = x (+ dy)`` over a range."""
     if stream:
@@ -76,13 +87,16 @@ def _write(out, x, dy, first, last, stream):
         out[i] = x[i] if dy is None else x[i] + dy[i]
 
 
-def _sweep(threads, x, dy, out, sums, read, stream):
+def _sweep(threads, x, dy, out, sums, read, places, stream):
     """Read x (and dy), then write their sum to out; each thread has one share of the values."""
     n, team = np.uintp(x.size), np.uintp(threads)
     if read:
         for t in prange(threads):
             first, last = n * np.uintp(t) // team, n * (np.uintp(t) + ONE) // team
-            sums[t] = _read(x, dy, first, last)
+            if places:
+                sums[t] = _read_places(x, dy, first, last)
+            else:
+                sums[t] = _read(x, dy, first, last)
     if out is not None:
         for t in prange(threads):
             first, last = n * np.uintp(t) // team, n * (np.uintp(t) + ONE) // team
@@ -93,13 +107,15 @@ _serial = numba.njit(error_model="numpy")(_sweep)
 _parallel = numba.njit(error_model="numpy", parallel={"fusion": False})(_sweep)
 
 
-def sweep(threads, inputs, out=None, read=False, stream=False):
+def sweep(threads, inputs, out=None, read=False, places=False, stream=False):
     """Read the inputs if asked to, and write their sum into `out` if there is one.
+
+    With ``places``, each thread reads from several places of memory at once.
 
     Returns `out`, and of what has been read a sum for each thread.
     """
     x, *dy = inputs
     sums = np.zeros(threads, x.dtype)
     run = _serial if threads == 1 else _parallel
-    run(threads, x, dy[0] if dy else None, out, sums, read, stream)
+    run(threads, x, dy[0] if dy else None, out, sums, read, places, stream)
     return out, sums

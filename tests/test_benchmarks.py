@@ -16,17 +16,18 @@ OTHERS = [name for name in installed() if name in ("NumPy", "PyTorch")]  # nothi
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("places", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
-def test_sweeps_read_and_write_every_value(dtype, threads, stream):
+def test_sweeps_read_and_write_every_value(dtype, threads, places, stream):
     for n in (0, 1, 15, 16, 1000, 4099):
         x, dy = normals((2, n), dtype)
         for start in (0, 1, 7, 16):  # outputs that begin anywhere in a line of memory
             room = np.full(n + 32, 7, dtype)
             out = room[start : start + n]
-            _, sums = sweep(threads, [x], out, read=True, stream=stream)
+            _, sums = sweep(threads, [x], out, True, places, stream)
             np.testing.assert_array_equal(out, x)
             np.testing.assert_allclose(sums.sum(), x.sum(), atol=1e-2)
-            _, sums = sweep(threads, [x, dy], out, read=True, stream=stream)
+            _, sums = sweep(threads, [x, dy], out, True, places, stream)
             np.testing.assert_array_equal(out, x + dy)
             np.testing.assert_allclose(sums.sum(), (x + dy).sum(), atol=1e-2)
             assert (room[:start] == 7).all()
