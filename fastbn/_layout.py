@@ -22,6 +22,7 @@ class Layout(NamedTuple):
     axis: int
     order: tuple[int, ...] | None  # axes by descending stride; None: C order
     inverse: tuple[int, ...] | None
+    lies: tuple[int, ...]  # the shape in the order of memory
     compute: np.dtype
     dtype: np.dtype  # of the output
     channels: int
@@ -43,8 +44,9 @@ def _layout(shape, channel_axis: int, order, dtype: np.dtype) -> Layout:
     plan = _plan.plan(moved, position, compute.itemsize) if size else None
     n = math.prod(shape[:axis] + shape[axis + 1 :])
     converts = compute != output
+    channels = shape[axis]
     return Layout(
-        shape, axis, order, inverse, compute, output, shape[axis], size, n, plan, converts
+        shape, axis, order, inverse, moved, compute, output, channels, size, n, plan, converts
     )
 
 
@@ -121,18 +123,14 @@ def fresh(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
         start = -raw.__array_interface__["data"][0] % _ALIGNMENT
         flat = raw[start : start + size].view(layout.compute)
         return flat, shaped(flat, layout)
-    if layout.order is None:
-        result = np.empty(layout.shape, layout.compute)
-        return result.ravel(), result
-    flat = np.empty(layout.size, layout.compute)
-    return flat, shaped(flat, layout)
+    result = np.empty(layout.lies, layout.compute)
+    return result.ravel(), result if layout.order is None else result.transpose(layout.inverse)
 
 
 def shaped(flat: np.ndarray, layout: Layout) -> np.ndarray:
     """A flat array in the layout's shape and order."""
-    if layout.order is None:
-        return flat.reshape(layout.shape)
-    return flat.reshape([layout.shape[i] for i in layout.order]).transpose(layout.inverse)
+    result = flat.reshape(layout.lies)
+    return result if layout.order is None else result.transpose(layout.inverse)
 
 
 def target(layout: Layout, out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

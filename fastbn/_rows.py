@@ -18,6 +18,22 @@ from ._jit import block, glue, span
 from ._runs import ONE, THREE, TWO, ZERO, at_once, lanes_of, shifts, streams, to_line
 
 LONG = np.uintp(1024)  # values from which a run is summed as several
+CHUNK_BYTES = np.uintp(2048)  # that are summed before they are added to the rest of a run's sum
+
+
+@block
+def _sum_together(x, dy, o, n, distance, shift):
+    """The sums of several runs at once; of float64, for which no type is wider, in chunks."""
+    if x.itemsize == 4:
+        return sum_runs(x, dy, o, n, distance, shift)
+    chunk = CHUNK_BYTES // np.uintp(x.itemsize)
+    s1 = s2 = 0.0
+    while n > ZERO:
+        m = n if n < TWO * chunk else chunk
+        r1, r2 = sum_runs(x, dy, o, m, distance, shift)
+        s1, s2 = s1 + r1, s2 + r2
+        o, n = o + m, n - m
+    return s1, s2
 
 
 @block
@@ -27,7 +43,7 @@ def _sum_piece(x, dy, o, m, shift):
         return sum_run(x, dy, o, m, shift)
     runs, lanes = at_once(dy), lanes_of(x)
     step = (m - lanes) // (runs * lanes) * lanes
-    s1, s2 = sum_runs(x, dy, o, step, step, shift)
+    s1, s2 = _sum_together(x, dy, o, step, step, shift)
     r1, r2 = sum_run(x, dy, o + runs * step, m - runs * step, shift)
     return s1 + r1, s2 + r2
 
@@ -45,10 +61,11 @@ def _sum_block(plan, exact, x, dy, work, shift, part, first, last):
         work[sums + j] = 0.0
         work[second + sums + j] = 0.0
     sample, stop = i * samples, min(n, (i + ONE) * samples)
+    # Several samples at once, which lie far from each other; then those that are left.
     while not exact and sample + at_once(dy) <= stop:
         for j in range(first, last):
             o = (sample * c + j) * length + start
-            s1, s2 = sum_runs(x, dy, o, m, c * length, shift[j])
+            s1, s2 = _sum_together(x, dy, o, m, c * length, shift[j])
             work[sums + j] += s1
             work[second + sums + j] += s2
         sample += at_once(dy)

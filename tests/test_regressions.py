@@ -1,6 +1,7 @@
 """What a review found once: each of these failed before it was mended."""
 
 import copy
+import math
 import pickle
 
 import numpy as np
@@ -103,3 +104,13 @@ def test_messages_name_the_argument(name):
     call, word = REFUSED[name]
     with pytest.raises((TypeError, ValueError), match=word):
         call()
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 16384), (8, 3, 5000), (4, 4, 4550), (2, 2, 40_000)])
+def test_long_sums_in_float64_are_added_up_in_parts(shape):
+    """A thousand vectors, one added to the other, lost five times as many digits."""
+    x, dy = normals((2, *shape), np.float64)
+    dbias = fastbn.backward(dy, fastbn.forward(x)[1]).dbias
+    for got, values in zip(dbias, np.moveaxis(dy, 1, 0), strict=True):
+        walk = np.finfo(np.float64).eps * np.sqrt(np.abs(values).sum())
+        assert abs(got - math.fsum(values.ravel())) <= 4 * walk
