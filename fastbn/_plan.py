@@ -36,7 +36,7 @@ NEAR = 512  # values of a sample; short runs of shorter ones are summed by colum
 BLOCK = 16384  # values in a block: 64 to 128 KB, a few microseconds
 NARROW = 256  # bytes of a row that is summed, or twice as many, where samples fit
 WIDEN = 256  # columns up to which narrow samples are put side by side, so that vectors are full
-COLUMNS = 4096  # columns in a tile: memory is fast in its own order
+COLUMNS = 4096  # columns in a tile: its sums fit 64 KB; narrower tiles of (4096, 4096) take longer
 WRITE_COLUMNS = 512  # columns up to which narrow samples are put side by side to be written
 # Blocks of columns are large: their partial sums travel between cores, and (6272, 256) takes 142 us
 # in 98 blocks, 71 us in 2.
