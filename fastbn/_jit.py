@@ -76,6 +76,9 @@ class Step:
     """
 
     def __init__(self, name: str, function: Callable):
+        # Part of the symbol: code from the cache and code that is compiled now are told apart by a
+        # number that each process counts from 1, and would be mixed up under one name.
+        function.__qualname__ = name
         self._name, self._function = name, function
         self._compiled: Any = None
 

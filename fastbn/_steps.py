@@ -23,7 +23,6 @@ REDUCE, WRITE, FIXED = 1, 2, 4
 def _reader(real):
     """Make what reads a context for data of a dtype."""
 
-    @block
     def read(address):
         context = array_at(address, _w.WORDS, np.uintp)
         plan = array_at(context[_w.PLAN], _plan.SIZE, np.uintp)
@@ -35,7 +34,8 @@ def _reader(real):
         out = array_at(context[_w.OUT], size, real)
         return context, plan, work, values, x, dy, out
 
-    return read
+    read.__qualname__ = f"read {real.__name__}"  # see `Step`
+    return block(read)
 
 
 @block

@@ -1,10 +1,13 @@
 """The kernel cache: used when it is sound, healed when it is not, never in the way."""
 
+import itertools
+
 import numba
 import numpy as np
 import pytest
+from numba.core.bytecode import FunctionIdentity
 
-from fastbn import _cache
+from fastbn import _cache, _steps
 
 
 @pytest.fixture
@@ -113,3 +116,12 @@ def test_numbas_cache_directory_is_respected(tmp_path, monkeypatch):
         assert _cache.directory() == tmp_path / "fastbn"
     finally:
         _cache.directory.cache_clear()
+
+
+def test_steps_have_symbols_of_their_own(monkeypatch):
+    names = set()
+    for steps in _steps.STEPS.values():
+        for step in steps.values():  # another process may have given each the same number
+            monkeypatch.setattr(FunctionIdentity, "_unique_ids", itertools.count(1))
+            names.add(FunctionIdentity.from_function(step._function).unique_name)
+    assert len(names) == sum(map(len, _steps.STEPS.values()))
