@@ -45,7 +45,7 @@ def check_out(out, layout: _layout.Layout, alias, **others) -> None:
 
 def run_evaluation(flat, layout, weight, bias, eps, mean, var, out) -> np.ndarray:
     """Normalise with statistics that are checked."""
-    values, result = _layout.fresh(layout) if out is None else _layout.target(layout, out)
+    values, result = _layout.target(layout, out, flat)
     if layout.plan is not None:
         if not kernels_take(mean, var):
             mean, var = np.array(mean, np.float64), np.array(var, np.float64)
@@ -55,7 +55,7 @@ def run_evaluation(flat, layout, weight, bias, eps, mean, var, out) -> np.ndarra
 
 def run_forward(flat, layout, weight, bias, eps, buffer, count, task, out) -> np.ndarray:
     """Run the forward pass; the statistics are left in ``buffer``."""
-    values, result = _layout.fresh(layout) if out is None else _layout.target(layout, out)
+    values, result = _layout.target(layout, out, flat)
     if layout.plan is not None:
         _passes.forward(
             layout.plan,

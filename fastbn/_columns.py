@@ -15,10 +15,15 @@ from ._intrinsics import (
     affine,
     affine_one,
     affine_stream,
+    affine_twice,
+    affine_twice_stream,
     fence,
 )
 from ._jit import block, glue, reduction, span
-from ._runs import FOUR, NINE, ONE, ZERO, at_once, lanes_of, shifts, streams, to_line
+from ._runs import FOUR, NINE, ONE, TWO, ZERO, at_once, lanes_of, shifts, streams, to_line
+from ._vectors import PAGE_BYTES
+
+PAGE = np.uintp(PAGE_BYTES)
 
 
 @block
@@ -161,9 +166,25 @@ def _write_values(o, stop, wide, x, dy, out, m, b, c, a):
     return o
 
 
+@block
+def _distance(plan, out, n):
+    """How far two places of n values lie from each other, where rows begin alike; 0: no two.
+
+    At half a page or nearly so, modulo a page: at a whole one, loads at one place wait for stores
+    at the other, which takes up to 5 times as long.
+    """
+    unit, size = plan[_plan.WRITE_UNIT], np.uintp(out.itemsize)
+    if plan[_plan.ALIGN] == ZERO or unit * size % PAGE == ZERO:
+        return ZERO
+    distance = n // (TWO * unit) * unit
+    while distance != ZERO and (distance * size + PAGE // FOUR) % PAGE < PAGE // TWO:
+        distance -= unit
+    return distance
+
+
 @glue
 def write(plan, x, dy, out, values, o, stop):
-    """Write the output from o to ``stop``.
+    """Write the output from o to ``stop``, at two places at once as far as there are two.
 
     All vectors lie on cache lines, wherever rows end: a row's last vector may reach into the
     next one, and so do the coefficients.
@@ -177,7 +198,20 @@ def write(plan, x, dy, out, values, o, stop):
     head = min(stop, o + to_line(out, o)) if plan[_plan.ALIGN] != ZERO else o
     o = _write_values(o, head, wide, x, dy, out, m, b, c, a)
     last = stop - (stop - o) % lanes
-    p = o % wide
+    distance, p = _distance(plan, out, last - o), o % wide
+    half = o + distance
+    while o < half:
+        end = min(half, o + (wide - p + lanes - ONE) // lanes * lanes)
+        if stream:
+            while o < end:
+                affine_twice_stream(out, x, dy, o, m, b, c, a, p, distance)
+                o, p = o + lanes, p + lanes
+        while o < end:
+            affine_twice(out, x, dy, o, m, b, c, a, p, distance)
+            o, p = o + lanes, p + lanes
+        if p >= wide:
+            p -= wide
+    o += distance
     while o < last:
         end = min(last, o + (wide - p + lanes - ONE) // lanes * lanes)
         if stream:

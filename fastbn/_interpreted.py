@@ -20,6 +20,14 @@ def make_affine(size=VECTOR_BYTES, pair=False):
     return affine
 
 
+_affine = make_affine()
+
+
+def affine_twice(out, x, dy, o, m, b, c, a, p, distance):
+    _affine(out, x, dy, o, m, b, c, a, p)
+    _affine(out, x, dy, o + distance, m, b, c, a, p)
+
+
 def add_rows(x, dy, o, distance, shift, s1, s2, j):
     there = slice(int(j), int(j) + max(1, VECTOR_BYTES // x.itemsize))
     for row in range(_streams(dy)):

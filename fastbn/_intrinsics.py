@@ -1,9 +1,10 @@
 """Explicit vectors of 64 bytes, for what LLVM's loop vectoriser does badly or not at all.
 
-``affine`` computes a vector of an output; ``affine_stream`` stores it past the caches, and
-``affine_pair`` serves a vector in which one channel's run ends and the next begins, so that all of
-them lie on cache lines. ``add_rows`` adds rows to the sums of their columns, ``sum_run`` sums a run
-and ``sum_runs`` several at once.
+``affine`` computes a vector of an output; ``affine_stream`` stores it past the caches,
+``affine_twice`` computes two with the same coefficients, and ``affine_pair`` serves a vector in
+which one channel's run ends and the next begins, so that all of them lie on cache lines.
+``add_rows`` adds rows to the sums of their columns, ``sum_run`` sums a run and ``sum_runs`` several
+at once.
 
 Sums of a handful of terms are taken in the data's own precision and added up in float64: float32
 data then run at the speed of a bare read pass, where converting each value first takes twice as
@@ -18,15 +19,16 @@ from . import _interpreted
 from ._vectors import CHAIN, UNROLL, VECTOR_BYTES, Emitter, RunSum, register_bytes
 
 
-def _make_affine(size=VECTOR_BYTES, stream=False, pair=False):
+def _make_affine(size=VECTOR_BYTES, stream=False, pair=False, twice=False):
     """``out[o:] = ((dy[o:] +) (x[o:] - m) * b + c) (* a)``.
 
     Without ``dy`` there is no factor ``a``; without ``x`` the result is ``dy * a``. The
     coefficients are scalars, or arrays that are read from ``p``. With ``pair`` they are those at p
-    for the first k values, and those at q for the others. A streaming store needs an aligned
-    address.
+    for the first k values, and those at q for the others; with ``twice`` they serve the vector
+    ``distance`` values behind o as well. A streaming store needs an aligned address.
     """
-    names = ("out", "x", "dy", "o", "m", "b", "c", "a", "p", *(("q", "k") if pair else ()))
+    further = ("q", "k") if pair else ("distance",) if twice else ()
+    names = ("out", "x", "dy", "o", "m", "b", "c", "a", "p", *further)
 
     def codegen(context, builder, signature, args):
         emit = Emitter(context, builder, names, signature, args, size)
@@ -39,15 +41,14 @@ def _make_affine(size=VECTOR_BYTES, stream=False, pair=False):
             here, there = emit.element(name, p), emit.element(name, emit.values["q"])
             return builder.select(first, here, there)
 
-        result = None
-        if emit.has("x"):
-            centred = builder.fsub(emit.load("x", o), coefficient("m"))
-            result = emit.multiply_add(centred, coefficient("b"), coefficient("c"))
-        if emit.has("dy"):
-            dy = emit.load("dy", o)
-            total = dy if result is None else builder.fadd(dy, result)
-            result = builder.fmul(total, coefficient("a"))
-        emit.store(result, "out", o, stream)
+        m, b, c = map(coefficient, "mbc") if emit.has("x") else (None, None, None)
+        a = coefficient("a") if emit.has("dy") else None
+        places = (o, builder.add(o, emit.values["distance"])) if twice else (o,)
+        # Before anything is stored: a load waits for a store before it that is a multiple of 4 KB
+        # away.
+        results = [emit.affine(place, m, b, c, a) for place in places]
+        for place, result in zip(places, results, strict=True):
+            emit.store(result, "out", place, stream)
         return context.get_dummy_value()
 
     index = types.uintp
@@ -58,6 +59,13 @@ def _make_affine(size=VECTOR_BYTES, stream=False, pair=False):
             return types.void(out, x, dy, index, m, b, c, a, index, index, index), codegen
 
         return affine_pair
+    if twice:
+
+        @intrinsic
+        def affine_twice(typing, out, x, dy, o, m, b, c, a, p, distance):
+            return types.void(out, x, dy, index, m, b, c, a, index, index), codegen
+
+        return affine_twice
 
     @intrinsic
     def affine(typing, out, x, dy, o, m, b, c, a, p):
@@ -197,6 +205,7 @@ def _make_fence():
 if config.DISABLE_JIT:
     affine = affine_stream = _interpreted.make_affine()
     affine_pair = affine_pair_stream = _interpreted.make_affine(pair=True)
+    affine_twice = affine_twice_stream = _interpreted.affine_twice
     affine_one = _interpreted.make_affine(size=1)
     add_rows = _interpreted.add_rows
     add_exactly = _interpreted.make_add_exactly()
@@ -209,6 +218,8 @@ else:
     affine, affine_stream = _make_affine(), _make_affine(stream=True)
     affine_pair = _make_affine(pair=True)
     affine_pair_stream = _make_affine(pair=True, stream=True)
+    affine_twice = _make_affine(twice=True)
+    affine_twice_stream = _make_affine(twice=True, stream=True)
     affine_one = _make_affine(size=1)
     add_rows = _make_add_rows()
     add_exactly, add_exactly_one = _make_add_exactly(), _make_add_exactly(size=1)

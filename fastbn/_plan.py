@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._vectors import STREAMS
+from ._vectors import STREAMS, VECTOR_BYTES
 from ._workspace import Pool
 
 # Indices into a plan.
@@ -21,16 +21,17 @@ PARTS = 3  # partial sums per channel
 REDUCE_BY_ROWS, SAMPLES, CHANNELS, PIECE = 4, 5, 6, 7  # a block of _rows.reduce
 WIDTH, TILE, HEIGHT = 8, 9, 10  # a block of _columns.reduce
 WRITE_BY_ROWS, WRITE_WIDTH = 11, 12
-ALIGN, STREAM, STREAM_BACKWARD = 13, 14, 15  # whether to store whole lines, past the caches
-BLOCKS = 16  # of _rows.reduce or _columns.reduce
+WRITE_UNIT = 13  # values of whole rows that are whole vectors
+ALIGN, STREAM, STREAM_BACKWARD = 14, 15, 16  # whether to store whole lines, past the caches
+BLOCKS = 17  # of _rows.reduce or _columns.reduce
 # Offsets into the float64 workspace, behind the partial sums: two sums and a mark for each channel,
 # count and eps, then two vectors of TILE_ROOM values for each thread.
-SUMS, LOST, NUMBERS, SCRATCH, TILE_ROOM = 17, 18, 19, 20, 21
+SUMS, LOST, NUMBERS, SCRATCH, TILE_ROOM = 18, 19, 20, 21, 22
 # The workspace of the data's dtype holds four coefficients of each channel, the same of each column
 # of a wide row, and a shift of each channel, in vectors of ROOM values; then a vector of TILE_ROOM
 # values for each thread.
-ROOM = 22
-SIZE = 23
+ROOM = 23
+SIZE = 24
 
 NEAR = 512  # values of a sample; short runs of shorter ones are summed by columns
 BLOCK = 16384  # values in a block: 64 to 128 KB, a few microseconds
@@ -40,14 +41,14 @@ COLUMNS = 4096  # columns in a tile: its sums fit 64 KB; narrower tiles of (4096
 WRITE_COLUMNS = 512  # columns up to which narrow samples are put side by side to be written
 # Blocks of columns are large: their partial sums travel between cores, and (6272, 256) takes 142 us
 # in 98 blocks, 71 us in 2.
-TILE_VALUES, LEAST_TILES, MOST_TILES = 1 << 17, 8, 128
+TILE_VALUES, LEAST_TILES, MOST_TILES = 1 << 18, 8, 128
 MOST_SUMS = 1 << 16  # partial sums of an array's columns, which one thread merges
 MOST_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
 # From how many last-level caches of data these are of no use, and stores go past them. 13 MB and a
 # cache of 32 so take 0.73 to 0.86 of the time among other work; 1.1 times if the output is read at
 # once and nothing else is, 0.9 among other work.
-STREAM_CACHES = 0.75
+STREAM_CACHES = 0.55
 SLAB_BYTES = 1 << 20  # of the inputs, that a thread reduces and then writes
 # From how many last-level caches of data, and groups of channels a thread, slabs pay.
 FUSE_CACHES, FUSE_GROUPS = 1.5, 4
@@ -160,6 +161,7 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     write_by_rows = run * itemsize >= 64
     values[WRITE_BY_ROWS] = write_by_rows
     values[WRITE_WIDTH] = c if write_by_rows else _side_by_side(n, c * run, WRITE_COLUMNS)
+    values[WRITE_UNIT] = math.lcm(int(values[WRITE_WIDTH]), VECTOR_BYTES // itemsize)
     size = total * itemsize
     enough = STREAM_CACHES * last_level_cache()
     values[STREAM], values[STREAM_BACKWARD] = 2 * size >= enough, 3 * size >= enough

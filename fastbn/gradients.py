@@ -184,10 +184,10 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
         _call.check_out(out, layout, dy, dy=dy, x=saved.x, weight=saved._weight)
     channels = layout.channels
     if layout.plan is None:
-        empty = _layout.finish(layout, _layout.target(layout, out)[1], out)
+        empty = _layout.finish(layout, _layout.target(layout, out, saved.x)[1], out)
         grads = (empty, np.zeros(channels, layout.compute), np.zeros(channels, layout.compute))
         return Grads(*(g if need else None for g, need in zip(grads, needs, strict=True)))
-    x = _layout.flatten(saved.x, layout)
+    x, flat = _layout.flatten(saved.x, layout), _layout.flatten(dy, layout)
     task = _passes.FIXED if saved.fixed else 0
     if needs[1] or needs[2] or not saved.fixed:
         task |= _passes.REDUCE
@@ -195,13 +195,13 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     dx: Any = None
     if needs[0]:
         task |= _passes.WRITE
-        values, dx = _layout.target(layout, out)
+        values, dx = _layout.target(layout, out, x, flat)
     dweight, dbias = np.empty(channels, layout.compute), np.empty(channels, layout.compute)
     _passes.backward(
         layout.plan,
         task,
         x,
-        _layout.flatten(dy, layout),
+        flat,
         x if values is None else values,
         saved._weight,
         saved._buffer,

@@ -6,6 +6,7 @@ from data import DTYPES, channels_last, problem
 
 import fastbn
 from fastbn import _layout, _plan
+from fastbn._vectors import PAGE_BYTES
 
 SHAPES = {
     "long rows": (3, 2, 40_001),
@@ -138,3 +139,40 @@ def test_what_is_fused(monkeypatch):
     assert slabs((64, 3, 224, 224)) == [False, False]  # three channels for two threads
     assert slabs((32, 64, 112, 112), threads=64) == [False, False]
     assert slabs((401408, 64)) == [False, False]  # no runs
+
+
+@pytest.mark.parametrize("channels", [1, 3, 16, 65, 96, 100, 512, 513, 1000, 1024])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
+def test_writing_at_two_places_gives_the_same_bits(dtype, channels):
+    x, dy, weight, bias = problem((200_003 // channels, channels), dtype)
+    plan = _layout.see(x, 1)[1].plan
+    two = results(x, dy, weight, bias)
+    unit = plan.array[_plan.WRITE_UNIT]
+    plan.array[_plan.WRITE_UNIT] = unit << 30  # too large for there to be a second place
+    try:
+        one = results(x, dy, weight, bias)
+    finally:
+        plan.array[_plan.WRITE_UNIT] = unit
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+    expected = x.astype(np.float64) - x.mean(0, np.float64)
+    expected *= weight / np.sqrt(x.var(0, np.float64) + 1e-5)
+    np.testing.assert_allclose(two[0], expected + bias, rtol=1e-5, atol=1e-5)
+
+
+def place(a):
+    return a.ctypes.data % PAGE_BYTES
+
+
+@pytest.mark.parametrize("shape", [(70_000, 1), (3000, 3000)])
+@pytest.mark.parametrize("offset", [0, 1, 20, 512, 513, 1023])
+def test_large_outputs_lie_where_stores_do_not_hinder_loads(shape, offset):
+    x = np.zeros(shape[0] * shape[1] + 2048, np.float32)
+    dy = np.zeros_like(x)
+    x = x[-x.ctypes.data % PAGE_BYTES // 4 :][: shape[0] * shape[1]].reshape(shape)
+    dy = dy[-dy.ctypes.data % PAGE_BYTES // 4 + offset :][: x.size].reshape(shape)
+    x[:: shape[0] // 2] = 1.0
+    y, saved = fastbn.forward(x)
+    assert place(y) == place(x) == 0
+    behind = place(dy) if offset > 512 else place(x)  # of the two, modulo a page
+    assert place(fastbn.backward(dy, saved).dx) == behind
