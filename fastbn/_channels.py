@@ -134,11 +134,11 @@ def invert_deviations(count, eps, m2, invstd, first, last):
 
 
 @glue
-def widen(plan, target, values):
-    """Repeat the coefficients along a wide row, and a vector beyond, for `_columns.write`."""
+def widen(plan, count, target, values):
+    """Repeat the first coefficients along a wide row, and a vector beyond, for `_columns.write`."""
     if plan[_plan.WRITE_BY_ROWS] == ZERO:
         c, room, run = plan[_plan.C], plan[_plan.ROOM], plan[_plan.L]
-        for k in range(FOUR):
+        for k in range(count):
             wide = _columns.coefficients(plan, k, target, values)
             channels = span(values, k * room, c)
             _columns.expand(channels, ZERO, run, np.uintp(wide.size), wide)

@@ -160,7 +160,8 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
 
     write_by_rows = run * itemsize >= 64
     values[WRITE_BY_ROWS] = write_by_rows
-    values[WRITE_WIDTH] = c if write_by_rows else _side_by_side(n, c * run, WRITE_COLUMNS)
+    most = min(WRITE_COLUMNS, total // 8)  # coefficients are widened for each call
+    values[WRITE_WIDTH] = c if write_by_rows else _side_by_side(n, c * run, most)
     values[WRITE_UNIT] = math.lcm(int(values[WRITE_WIDTH]), VECTOR_BYTES // itemsize)
     size = total * itemsize
     enough = STREAM_CACHES * last_level_cache()

@@ -14,7 +14,7 @@ import numpy as np
 from . import _channels, _columns, _plan, _rows
 from . import _workspace as _w
 from ._jit import Step, array_at, block, span
-from ._runs import NINE, ONE, THREE, TWO, ZERO, shifts
+from ._runs import FOUR, NINE, ONE, THREE, TWO, ZERO, shifts
 
 # What a pass has to do, as a sum of these. FIXED treats the statistics as constants.
 REDUCE, WRITE, FIXED = 1, 2, 4
@@ -70,7 +70,7 @@ def _forward(real, read):
         _channels.invert_deviations(count, eps, m2, invstd, first, last)
         weight, bias = array_at(context[_w.WEIGHT], c, real), array_at(context[_w.BIAS], c, real)
         _channels.forward_coefficients(plan, weight, bias, mean, invstd, values, first, last)
-        _channels.widen(plan, out, values)
+        _channels.widen(plan, THREE, out, values)
         return 0
 
     return {"shift forward": shift, "merge forward": merge, "prepare forward": prepare}
@@ -104,7 +104,7 @@ def _backward(real, read):
         _channels.backward_coefficients(
             plan, fixed, weight, mean, invstd, work, values, first, last
         )
-        _channels.widen(plan, out, values)
+        _channels.widen(plan, FOUR, out, values)
         return 0
 
     return {"shift backward": shift, "merge backward": merge, "prepare backward": prepare}
