@@ -186,6 +186,7 @@ def _distance(plan, out, n):
 def write(plan, x, dy, out, values, o, stop):
     """Write the output from o to ``stop``, at two places at once as far as there are two.
 
+    These share the coefficients: backward, (25088, 128) takes 806 us, at one place 997.
     All vectors lie on cache lines, wherever rows end: a row's last vector may reach into the
     next one, and so do the coefficients.
     """
