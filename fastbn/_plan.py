@@ -161,7 +161,8 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
 
     write_by_rows = run * itemsize >= 64
     values[WRITE_BY_ROWS] = write_by_rows
-    most = min(WRITE_COLUMNS, total // 8)  # coefficients are widened for each call
+    # Coefficients are widened for each call; but a row holds a vector, if there is one.
+    most = min(WRITE_COLUMNS, max(2 * VECTOR_BYTES // itemsize, total // 8))
     values[WRITE_WIDTH] = c if write_by_rows else _side_by_side(n, c * run, most)
     values[WRITE_UNIT] = math.lcm(int(values[WRITE_WIDTH]), VECTOR_BYTES // itemsize)
     size = total * itemsize

@@ -141,6 +141,17 @@ def test_what_is_fused(monkeypatch):
     assert slabs((401408, 64)) == [False, False]  # no runs
 
 
+@pytest.mark.parametrize("itemsize", [4, 8])
+def test_a_row_that_is_written_holds_a_vector(itemsize):
+    lanes = 64 // itemsize
+    for n in (1, 2, 3, 5, 8, 13, 40, 200):
+        for channels in range(1, 40):
+            for run in (1, 2, 3, 5, 7):
+                array = _plan.plan((n, channels, run), 1, itemsize).array
+                least = min(lanes, n * channels * run)
+                assert array[_plan.WRITE_WIDTH] >= least or array[_plan.WRITE_BY_ROWS]
+
+
 @pytest.mark.parametrize("channels", [1, 3, 16, 65, 96, 100, 512, 513, 1000, 1024])
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
 def test_writing_at_two_places_gives_the_same_bits(dtype, channels):
