@@ -12,6 +12,7 @@ import numpy as np
 
 from . import _memory, _plan, _validate
 from ._vectors import PAGE_BYTES
+from ._workspace import place
 
 
 class Layout(NamedTuple):
@@ -119,27 +120,22 @@ def fresh(layout: Layout, x: np.ndarray, dy=None) -> tuple[np.ndarray, np.ndarra
         raw = _memory.empty(size + PAGE_BYTES)
         if raw is None:
             raw = np.empty(size + PAGE_BYTES, np.uint8)
-        start = (_place(x, dy) - _address(raw)) % PAGE_BYTES
+        start = (_near(x, dy) - place(raw)) % PAGE_BYTES
         flat = raw[start : start + size].view(layout.compute)
         return flat, shaped(flat, layout)
     result = np.empty(layout.lies, layout.compute)
     return result.ravel(), result if layout.order is None else result.transpose(layout.inverse)
 
 
-def _address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
-
-
-def _place(x: np.ndarray, dy: np.ndarray | None) -> int:
+def _near(x: np.ndarray, dy: np.ndarray | None) -> int:
     """An address that an output had best share its place in a page with, and in a cache line.
 
     A little ahead of an input, stores and the loads that follow are mistaken for each other, and a
     write takes up to 1.2 times as long: of two inputs, the one that lies behind.
     """
-    place = _address(x)
-    if dy is not None and (place - _address(dy)) % PAGE_BYTES < PAGE_BYTES // 2:
-        place = _address(dy)
-    return place
+    if dy is not None and (place(x) - place(dy)) % PAGE_BYTES < PAGE_BYTES // 2:
+        return place(dy)
+    return place(x)
 
 
 def shaped(flat: np.ndarray, layout: Layout) -> np.ndarray:

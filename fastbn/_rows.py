@@ -90,7 +90,7 @@ def reduce(t, plan, exact, x, dy, work, values, start, stop):
     while k < stop:
         part = k // (groups * pieces) * pieces + k % pieces
         group = k // pieces % groups
-        # Neighbouring blocks at once, sample by sample: memory is fast in its own order only.
+        # Neighbouring blocks at once, sample by sample: each place of memory is read in order.
         together = min(stop - k, groups - group) if pieces == ONE else ONE
         first, last = group * channels, min(c, (group + together) * channels)
         _sum_block(plan, exact, x, dy, work, shift, part, first, last)
