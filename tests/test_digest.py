@@ -1,70 +1,42 @@
 """One SHA-256 for everything, at any number of threads, on any threading layer, in any process."""
 
+import digest
 import pytest
 from process import each_layer, environment, run_python
 
 SCRIPT = """
-import hashlib
-import numpy as np
-from data import LAYOUTS, problem
+import digest
 import fastbn
 
-# shape, channel axis, dtype, memory of x
-CASES = [
-    ((16, 65, 8, 8), 1, "f4", "contiguous"),
-    ((16, 65, 8, 8), 1, "f8", "contiguous"),
-    ((32, 100, 7, 7), 1, "f4", "contiguous"),
-    ((8, 3, 120, 121), 1, "f4", "contiguous"),
-    ((1, 1, 300_001), 1, "f8", "contiguous"),
-    ((16, 28, 28, 24), -1, "f4", "contiguous"),
-    ((16, 24, 28, 28), 1, "f4", "channels_last"),
-    ((5003, 64), 1, "f4", "contiguous"),
-    ((40, 5001), 1, "f8", "contiguous"),
-    ((70_003, 1), 1, "f4", "contiguous"),
-    ((16, 24, 28, 28), 1, "f8", "strided"),
-    ((16, 24, 28, 28), 1, "f2", "byteswapped"),
-    ((3, 11, 16, 17, 18), 1, "i4", "contiguous"),
-    ((4, 3, 5, 6), 1, "f4", "reversed"),
-]
-
-def digest():
-    sha = hashlib.sha256()
-    for i, (shape, axis, dtype, memory) in enumerate(CASES):
-        x, dy, weight, bias = problem(shape, channel_axis=axis, seed=i, offset=3.0)
-        x = LAYOUTS[memory]((4 * x).astype(dtype))
-        dy = dy.astype(dtype if dtype[0] == "f" else "f8")
-        mean, var = np.zeros(shape[axis]), np.ones(shape[axis])
-        y, saved = fastbn.forward(x, weight, bias, channel_axis=axis)
-        z = fastbn.batch_norm(x, mean, var, weight, bias, True, channel_axis=axis)
-        fixed = fastbn.normalize(x, (mean, var), weight, bias, channel_axis=axis)
-        stats = fastbn.batch_stats(x, channel_axis=axis)
-        arrays = [y, z, fixed, mean, var, stats.mean, stats.m2, *fastbn.backward(dy, saved)[:3]]
-        for a in arrays:
-            sha.update(np.ascontiguousarray(a).tobytes())
-    return sha.hexdigest()
-
-for threads in (1, 2, 3, 4, 8):
+for threads in {threads}:
     fastbn.set_num_threads(threads)
-    print(digest())
+    print(digest.total(digest.digests(digest.CASES)))
+print(digest.total(digest.digests(digest.LARGE)))
 """
+MANY = (1, 2, 4, 8, 3)
+
+
+def totals(threads, **environment):
+    """A SHA-256 of all cases at each number of threads, then one of the large ones at the last."""
+    return run_python(SCRIPT.format(threads=threads), NUMBA_NUM_THREADS="8", **environment).split()
 
 
 @pytest.fixture(scope="module")
 def first():
     """What the first process got with one thread."""
-    return run_python(SCRIPT, NUMBA_NUM_THREADS="8").split()[0]
+    return totals((1,))
 
 
 @each_layer
 def test_one_digest(first, layer):
-    digests = run_python(SCRIPT, NUMBA_NUM_THREADS="8", **environment(layer)).split()
-    assert len(first) == 64
-    assert digests == [first] * 5
+    one, large = first
+    assert totals(MANY, **environment(layer)) == [one] * len(MANY) + [large]
 
 
-def test_another_seed_has_another_digest(first):
-    other = SCRIPT.replace("seed=i", "seed=i + 1").replace("(1, 2, 3, 4, 8)", "(1,)")
-    assert run_python(other, NUMBA_NUM_THREADS="8").split() != [first]
+def test_one_value_changes_the_digest(monkeypatch):
+    plain = digest.digest("reversed")
+    monkeypatch.setitem(digest.LAYOUTS, "reversed", lambda x: x + (x == x.max()))
+    assert digest.digest("reversed") != plain
 
 
 BACKWARD = """
