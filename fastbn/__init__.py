@@ -2,14 +2,14 @@
 
 import lazy_loader as _lazy
 
-from . import _forks
+from ._runtime import forks as _forks
 from ._version import __version__ as __version__
 
 _attribute, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
-        "_config": ["config_info"],
-        "_threads": ["get_num_threads", "set_num_threads", "threads"],
+        "_runtime.info": ["config_info"],
+        "_runtime.threads": ["get_num_threads", "set_num_threads", "threads"],
         "cs231n": [
             "batchnorm_backward",
             "batchnorm_backward_alt",
@@ -17,17 +17,14 @@ _attribute, __dir__, __all__ = _lazy.attach(
             "spatial_batchnorm_backward",
             "spatial_batchnorm_forward",
         ],
-        "functional": ["batch_norm", "normalize"],
-        "gradients": ["backward", "forward"],
-        "layers": ["BatchNorm"],
-        "ranked": ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"],
+        "functional": ["backward", "batch_norm", "forward", "normalize"],
+        "layers": ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"],
         "stats": ["Stats", "batch_stats", "merge_stats", "update_running_stats"],
     },
 )
 
 
 def __getattr__(name: str):
-    _forks.prepare()
     with _forks.importing:
         value = globals()[name] = _attribute(name)  # kept: looking it up anew takes a microsecond
     return value

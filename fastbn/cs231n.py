@@ -6,10 +6,10 @@ variance, and the backward pass uses the same eps as the forward pass.
 
 import numpy as np
 
-from . import _validate
-from ._running import move_running_stats
-from .functional import normalize
-from .gradients import Saved, backward, forward_any
+from ._arrays import validate
+from ._runtime import errors
+from .functional import Saved, backward, forward_any, normalize
+from .stats import move_running_stats
 
 
 def batchnorm_forward(x, gamma, beta, bn_param: dict) -> tuple[np.ndarray, Saved | None]:
@@ -100,25 +100,25 @@ def _forward(x, gamma, beta, bn_param: dict, rank: int) -> tuple[np.ndarray, Sav
     mode = bn_param.get("mode")
     if not isinstance(mode, str) or mode not in ("train", "test"):
         raise ValueError(f'Invalid forward batchnorm mode "{mode}"')
-    x = _validate.array("x", x)
+    x = validate.array("x", x)
     if x.ndim != rank:
         wanted = "(N, D)" if rank == 2 else "(N, C, H, W)"
         raise ValueError(f"x should have shape {wanted}, got {x.shape}")
-    eps = _validate.number("eps", bn_param.get("eps", 1e-5), 0.0)
-    momentum = _validate.number("momentum", bn_param.get("momentum", 0.9))
-    dtype, channels = _validate.dtypes("x", x.dtype)[1], x.shape[1]
+    eps = errors.number("eps", bn_param.get("eps", 1e-5), 0.0)
+    momentum = errors.number("momentum", bn_param.get("momentum", 0.9))
+    dtype, channels = validate.dtypes("x", x.dtype)[1], x.shape[1]
     for name, value in (("gamma", gamma), ("beta", beta)):
-        _validate.vector(name, value, channels)
+        validate.vector(name, value, channels)
     running = {}
     for name in ("running_mean", "running_var"):
         value = bn_param.get(name)
         running[name] = (
-            np.zeros(channels, dtype) if value is None else _validate.vector(name, value, channels)
+            np.zeros(channels, dtype) if value is None else validate.vector(name, value, channels)
         )
     if mode == "test":
         fixed = (running["running_mean"], running["running_var"])
         return normalize(x, fixed, gamma, beta, eps=eps), None
-    out, cache = forward_any(x, gamma, beta, eps, 1, None, None, least=1)
+    out, cache = forward_any(x, gamma, beta, eps, 1, None, None, minimum=1)
     for name, old in running.items():
         kept = np.dtype(np.float64) if old.dtype.kind in "iub" else old.dtype
         running[name] = old.astype(kept.newbyteorder("="))
@@ -162,13 +162,13 @@ def batchnorm_backward(dout, cache: Saved) -> tuple[np.ndarray, np.ndarray, np.n
         raise TypeError(
             f"cache should come from a forward pass in train mode, got {type(cache).__name__}"
         )
-    dout = _validate.array("dout", dout)
-    _validate.gradient("dout", dout, cache.x.shape)
+    dout = validate.array("dout", dout)
+    validate.gradient("dout", dout, cache.x.shape)
     return backward(dout, cache)[:3]
 
 
 def batchnorm_backward_alt(dout, cache: Saved) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same as `batchnorm_backward`, which already is the simplified gradient.
+    """Gradients of `batchnorm_forward`: `batchnorm_backward` already is the simplified form.
 
     Examples
     --------

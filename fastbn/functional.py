@@ -1,10 +1,15 @@
-"""Batch normalization as a function: `batch_norm` in PyTorch's order, and `normalize`."""
+"""Batch normalization as functions: `batch_norm`, `normalize`, `forward` and `backward`."""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _call, _layout, _passes, _validate
-from ._running import move_running_stats
-from .stats import moments_of
+from ._arrays import layout as _layout
+from ._arrays import validate
+from ._kernels import passes
+from ._runtime import errors
+from .stats import Moments, Stats, kernels_take, moments_of, move_running_stats, of_buffer
 
 
 def batch_norm(
@@ -73,33 +78,33 @@ def batch_norm(
     array([[ 1., 10.],
            [ 3., 30.]])
     """
-    x = _validate.array("x", x)
+    x = validate.array("x", x)
     flat, layout = _layout.see(x, channel_axis)
     channels = layout.channels
     if training:
         if running_mean is not None and running_var is not None:
-            _validate.running_pair(running_mean, running_var, channels)
+            validate.running_pair(running_mean, running_var, channels)
         elif running_mean is not None:
-            _validate.running("running_mean", running_mean, channels)
+            validate.running("running_mean", running_mean, channels)
         elif running_var is not None:
-            _validate.running("running_var", running_var, channels)
+            validate.running("running_var", running_var, channels)
     else:
-        _validate.defined("running_mean", running_mean, channels)
-        _validate.defined("running_var", running_var, channels)
-    scale = _call.parameter("weight", weight, 1.0, layout)
-    shift = _call.parameter("bias", bias, 0.0, layout)
-    eps = _validate.number("eps", eps, 0.0)
-    momentum = _validate.number("momentum", momentum)
+        validate.defined("running_mean", running_mean, channels)
+        validate.defined("running_var", running_var, channels)
+    scale = _parameter("weight", weight, 1.0, layout)
+    shift = _parameter("bias", bias, 0.0, layout)
+    eps = errors.number("eps", eps, 0.0)
+    momentum = errors.number("momentum", momentum)
     if out is not None:
         others = {"running_mean": running_mean, "running_var": running_var}
-        _call.check_out(out, layout, x, x=x, **others, weight=weight, bias=bias)
+        _check_out(out, layout, x, x=x, **others, weight=weight, bias=bias)
     if not training:
         given = running_mean, running_var
-        return _call.run_evaluation(flat, layout, scale, shift, eps, *given, out)
-    _validate.more_than_one_value(layout.n, layout.shape)
+        return _run_evaluation(flat, layout, scale, shift, eps, *given, out)
+    validate.more_than_one_value(layout.n, layout.shape)
     buffer = np.empty(3 * channels)
-    task, count = _passes.REDUCE | _passes.WRITE, float(layout.n)
-    y = _call.run_forward(flat, layout, scale, shift, eps, buffer, count, task, out)
+    task, count = passes.REDUCE | passes.WRITE, float(layout.n)
+    y = _run_forward(flat, layout, scale, shift, eps, buffer, count, task, out)
     if running_mean is not None or running_var is not None:
         moments = moments_of(buffer, count)
         move_running_stats(running_mean, running_var, moments, momentum, 1, "propagate")
@@ -152,12 +157,284 @@ def normalize(
     array([[-1., -1.],
            [ 1.,  1.]])
     """
-    x = _validate.array("x", x)
+    x = validate.array("x", x)
     flat, layout = _layout.see(x, channel_axis)
-    scale = _call.parameter("weight", weight, 1.0, layout)
-    shift = _call.parameter("bias", bias, 0.0, layout)
-    eps = _validate.number("eps", eps, 0.0)
-    buffer, count = _call.given(stats, layout.channels)
+    scale = _parameter("weight", weight, 1.0, layout)
+    shift = _parameter("bias", bias, 0.0, layout)
+    eps = errors.number("eps", eps, 0.0)
+    buffer, count = _given(stats, layout.channels)
     if out is not None:
-        _call.check_out(out, layout, x, x=x, weight=weight, bias=bias)
-    return _call.run_forward(flat, layout, scale, shift, eps, buffer, count, _passes.WRITE, out)
+        _check_out(out, layout, x, x=x, weight=weight, bias=bias)
+    return _run_forward(flat, layout, scale, shift, eps, buffer, count, passes.WRITE, out)
+
+
+class Saved:
+    """What `backward` needs of a forward pass: references and per-channel vectors only.
+
+    Attributes
+    ----------
+    x : ndarray
+        The input itself, not a copy: it must not change before the backward pass.
+    layout : Layout
+        How its values lie in memory, and which axis holds the channels.
+    weight : ndarray
+        Scale of each channel, in the dtype of the arithmetic; read-only.
+    stats : Stats
+        The statistics that normalised `x`.
+    fixed : bool
+        Whether they were given, and so are constants to the backward pass.
+    """
+
+    __slots__ = ("_buffer", "_count", "_weight", "fixed", "layout", "x")
+
+    def __init__(self, x, layout, weight, buffer, count, fixed):
+        self.x, self.layout, self._weight = x, layout, weight
+        self._buffer, self._count, self.fixed = buffer, count, fixed
+
+    @property
+    def weight(self) -> np.ndarray:
+        view = self._weight.view()
+        view.flags.writeable = False
+        return view
+
+    @property
+    def moments(self) -> Moments:
+        """Count, mean and m2 of `stats`, as views that nobody should write to."""
+        return moments_of(self._buffer, self._count)
+
+    @property
+    def stats(self) -> Stats:
+        return of_buffer(self._buffer, self._count)
+
+
+class Grads(NamedTuple):
+    """Gradients with respect to input, weight and bias: arrays, or None where not needed."""
+
+    dx: Any
+    dweight: Any
+    dbias: Any
+
+
+def forward(
+    x,
+    weight=None,
+    bias=None,
+    *,
+    eps: float = 1e-5,
+    channel_axis: int = 1,
+    stats=None,
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, Saved]:
+    """Normalise each channel and keep what the backward pass needs.
+
+    Parameters
+    ----------
+    x : array_like
+        At least 2-D; see `batch_norm` for dtypes. The backward pass reads it again.
+    weight, bias : array_like, shape (C,), optional
+        Scale and shift of each channel; without them 1 and 0.
+    eps : float, default 1e-5
+        Added to the variance.
+    channel_axis : int, default 1
+        Statistics run over all other axes.
+    stats : Stats or (mean, var), optional
+        Fixed statistics, constants to the backward pass. Without them the batch's own are used,
+        and the backward pass differentiates through them.
+    out : ndarray, optional
+        Written and returned; any strides; of x's shape and the output's dtype. Not `x`.
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape, dtype (float64 for integers) and memory order.
+    saved : Saved
+        References and per-channel vectors; ``saved.stats`` are the statistics used.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind, shape or range, or a channel of a batch has a single
+        value; nothing is changed.
+
+    Notes
+    -----
+    Ioffe & Szegedy (2015), algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> y, saved = fastbn.forward(np.array([[1.0, 10.0], [3.0, 30.0]]))
+    >>> saved.stats.mean, saved.stats.var()
+    (array([ 2., 20.]), array([  1., 100.]))
+    """
+    return forward_any(x, weight, bias, eps, channel_axis, stats, out, minimum=2)
+
+
+def forward_any(
+    x, weight, bias, eps, channel_axis, stats, out, minimum
+) -> tuple[np.ndarray, Saved]:
+    """`forward`, with the least number of values per channel that batch statistics may have."""
+    x = validate.array("x", x)
+    flat, layout = _layout.see(x, channel_axis)
+    scale = _parameter("weight", weight, 1.0, layout)
+    shift = _parameter("bias", bias, 0.0, layout)
+    eps = errors.number("eps", eps, 0.0)
+    if out is not None:
+        _check_out(out, layout, None, x=x, weight=weight, bias=bias)
+    if stats is not None:
+        task = passes.WRITE
+        buffer, count = _given(stats, layout.channels)
+    else:
+        if minimum > 1:
+            validate.more_than_one_value(layout.n, layout.shape)
+        task = passes.REDUCE | passes.WRITE
+        buffer, count = np.empty(3 * layout.channels), float(layout.n)
+    y = _run_forward(flat, layout, scale, shift, eps, buffer, count, task, out)
+    return y, Saved(x, layout, scale, buffer, count, stats is not None)
+
+
+def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | None = None) -> Grads:
+    """Gradients of a `forward` pass.
+
+    Parameters
+    ----------
+    dy : array_like
+        Gradient with respect to the output: of its shape, floating point.
+    saved : Saved
+        From `forward`.
+    needs : tuple of three bools
+        Whether dx, dweight and dbias are wanted.
+    out : ndarray, optional
+        dx is written here: any strides; of x's shape and the output's dtype. May be `dy` itself.
+
+    Returns
+    -------
+    Grads
+        Named tuple ``(dx, dweight, dbias)``, None where not needed. dx has the memory order of x,
+        dweight and dbias are float32 for float16, bfloat16 and float32 data, else float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind or shape; nothing is changed.
+
+    Notes
+    -----
+    With ``xhat = (x - mean) * invstd``, ``dbias = sum(dy)``, ``dweight = sum(dy * xhat)`` and
+    ``dx = weight * invstd * (dy - dbias / n - xhat * dweight / n)`` (Ioffe & Szegedy 2015, section
+    3, simplified); with fixed statistics ``dx = weight * invstd * dy``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> y, saved = fastbn.forward(np.array([[1.0], [3.0], [5.0]]), eps=0.0)
+    >>> dx, dweight, dbias = fastbn.backward(np.array([[1.0], [0.0], [0.0]]), saved)
+    >>> dbias, (dx * np.sqrt(24)).round(6).ravel()
+    (array([1.]), array([ 0.5, -1. ,  0.5]))
+    """
+    if not isinstance(saved, Saved):
+        raise TypeError(f"saved should come from forward, got {type(saved).__name__}")
+    if not isinstance(needs, tuple | list) or len(needs) != 3:
+        raise ValueError(f"needs should be three bools (dx, dweight, dbias), got {needs!r}")
+    dy = validate.array("dy", dy)
+    layout = saved.layout
+    validate.gradient("dy", dy, layout.shape)
+    if out is not None:
+        _check_out(out, layout, dy, dy=dy, x=saved.x, weight=saved._weight)
+    channels = layout.channels
+    if layout.plan is None:
+        empty = _layout.finish(layout, _layout.target(layout, out, saved.x)[1], out)
+        grads = (empty, np.zeros(channels, layout.compute), np.zeros(channels, layout.compute))
+        return Grads(*(g if need else None for g, need in zip(grads, needs, strict=True)))
+    x, flat = _layout.flatten(saved.x, layout), _layout.flatten(dy, layout)
+    task = passes.FIXED if saved.fixed else 0
+    if needs[1] or needs[2] or not saved.fixed:
+        task |= passes.REDUCE
+    values: Any = None
+    dx: Any = None
+    if needs[0]:
+        task |= passes.WRITE
+        values, dx = _layout.target(layout, out, x, flat)
+    dweight, dbias = np.empty(channels, layout.compute), np.empty(channels, layout.compute)
+    passes.backward(
+        layout.plan,
+        task,
+        x,
+        flat,
+        x if values is None else values,
+        saved._weight,
+        saved._buffer,
+        dweight,
+        dbias,
+    )
+    return Grads(
+        None if dx is None else _layout.finish(layout, dx, out),
+        dweight if needs[1] else None,
+        dbias if needs[2] else None,
+    )
+
+
+@lru_cache(maxsize=256)
+def _constant(value: float, channels: int, dtype: np.dtype) -> np.ndarray:
+    return np.full(channels, value, dtype)
+
+
+def _parameter(name: str, value, default: float, layout: _layout.Layout) -> np.ndarray:
+    """Weight or bias in the dtype of the arithmetic."""
+    if value is None:
+        return _constant(default, layout.channels, layout.compute)
+    return validate.vector(name, value, layout.channels, layout.compute)
+
+
+def _given(stats, channels: int) -> tuple[np.ndarray, float]:
+    """Statistics from outside as a buffer (mean, m2, room for invstd) and their count."""
+    if isinstance(stats, Stats):
+        if stats.mean.size != channels:
+            raise ValueError(f"stats should have {channels} channels, got {stats.mean.size}")
+        mean, m2, count = stats.mean, stats.m2, stats.count
+    elif isinstance(stats, tuple) and len(stats) == 2:
+        mean = validate.vector("stats mean", stats[0], channels)
+        m2, count = validate.vector("stats var", stats[1], channels), 1.0
+    else:
+        raise TypeError(f"stats should be a Stats or (mean, var), got {type(stats).__name__}")
+    buffer = np.empty(3 * channels)
+    buffer[:channels], buffer[channels : 2 * channels] = mean, m2
+    return buffer, count
+
+
+def _check_out(out, layout: _layout.Layout, alias, **others) -> None:
+    """An output that is given may share memory with ``alias`` only."""
+    validate.output("out", out, layout.shape, layout.dtype)
+    validate.overlap(out, alias, **others)
+
+
+def _run_evaluation(flat, layout, weight, bias, eps, mean, var, out) -> np.ndarray:
+    """Normalise with statistics that are checked."""
+    values, result = _layout.target(layout, out, flat)
+    if layout.plan is not None:
+        if not kernels_take(mean, var):
+            mean, var = np.array(mean, np.float64), np.array(var, np.float64)
+        passes.evaluate(layout.plan, flat, values, weight, bias, mean, var, eps)
+    return _layout.finish(layout, result, out)
+
+
+def _run_forward(flat, layout, weight, bias, eps, buffer, count, task, out) -> np.ndarray:
+    """Run the forward pass; the statistics are left in ``buffer``."""
+    values, result = _layout.target(layout, out, flat)
+    if layout.plan is not None:
+        passes.forward(
+            layout.plan,
+            task,
+            flat,
+            values,
+            weight,
+            bias,
+            buffer,
+            count or 1.0,  # of no values: variance 0, and a finite output
+            eps,
+        )
+    elif task & passes.REDUCE:
+        buffer[:] = 0.0
+    return _layout.finish(layout, result, out)

@@ -1,12 +1,13 @@
-"""The layer: parameters, running statistics and mode; no arithmetic of its own."""
+"""The layers: parameters, running statistics and mode; no arithmetic of their own."""
 
 from typing import Any
 
 import numpy as np
 
-from . import _validate
-from ._running import move_running_stats
-from .gradients import Saved, backward, forward
+from ._arrays import validate
+from ._runtime import errors
+from .functional import Saved, backward, forward
+from .stats import move_running_stats
 
 
 class BatchNorm:
@@ -75,16 +76,16 @@ class BatchNorm:
         nonfinite: str = "propagate",
     ):
         if num_features is not None:
-            num_features = _validate.whole("num_features", num_features, 1)
+            num_features = errors.whole("num_features", num_features, 1)
         if momentum is not None:
-            momentum = _validate.number("momentum", momentum)
-        _validate.choice("nonfinite", nonfinite, ("propagate", "skip", "raise"))
+            momentum = errors.number("momentum", momentum)
+        errors.choice("nonfinite", nonfinite, ("propagate", "skip", "raise"))
         self.num_features = num_features
-        self.eps = _validate.number("eps", eps, 0.0)
+        self.eps = errors.number("eps", eps, 0.0)
         self.momentum = momentum
         self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
-        self.channel_axis = _validate.integer("channel_axis", channel_axis)
-        self.dtype = _validate.parameter_dtype("dtype", dtype)
+        self.channel_axis = errors.integer("channel_axis", channel_axis)
+        self.dtype = validate.parameter_dtype("dtype", dtype)
         self.nonfinite = nonfinite
         self.training = True
         self.saved: Saved | None = None
@@ -99,7 +100,7 @@ class BatchNorm:
             self._allocate(num_features)
 
     def _allocate(self, channels: int) -> None:
-        self.num_features = _validate.whole("num_features", channels, 1)
+        self.num_features = errors.whole("num_features", channels, 1)
         if self.affine:
             self.weight, self.bias = (np.ones(channels, self.dtype), np.zeros(channels, self.dtype))
             self.weight_grad = np.zeros(channels, self.dtype)
@@ -133,7 +134,7 @@ class BatchNorm:
         """What `BatchNorm1d` and its siblings narrow down."""
 
     def _check_channels(self, x: np.ndarray) -> int:
-        channels = x.shape[_validate.axis(self.channel_axis, x.shape)]
+        channels = x.shape[validate.axis(self.channel_axis, x.shape)]
         if self.num_features not in (None, channels):
             name = "running_mean" if self.track_running_stats else "weight"
             raise ValueError(f"{name} should contain {channels} elements not {self.num_features}")
@@ -160,7 +161,7 @@ class BatchNorm:
             If `x` does not fit, or a batch is not finite with ``nonfinite="raise"``; the layer is
             left as it was.
         """
-        x = _validate.array("x", x)
+        x = validate.array("x", x)
         self._check_rank(x)
         channels = self._check_channels(x)
         before = dict(vars(self))
@@ -169,7 +170,7 @@ class BatchNorm:
                 self._allocate(channels)
             records = self.training and self.track_running_stats and update
             if records:  # attributes may have been replaced by hand
-                _validate.running_pair(self.running_mean, self.running_var, channels)
+                validate.running_pair(self.running_mean, self.running_var, channels)
             y, self.saved = self._forward(x)
             if records:
                 self._record(self.saved)
@@ -191,7 +192,7 @@ class BatchNorm:
 
     def _record(self, saved: Saved) -> None:
         given, count = self.momentum, self.num_batches_tracked + 1
-        momentum = 1.0 / count if given is None else _validate.number("momentum", given)
+        momentum = 1.0 / count if given is None else errors.number("momentum", given)
         taken = move_running_stats(
             self.running_mean, self.running_var, saved.moments, momentum, 1, self.nonfinite
         )
@@ -256,7 +257,8 @@ class BatchNorm:
         Parameters
         ----------
         state : mapping
-            Of exactly the keys that `state_dict` gives; values are converted and copied.
+            Of the keys that `state_dict` gives; values are converted and copied. Without
+            ``num_batches_tracked``, as in checkpoints from before PyTorch 0.4.1, the count stays.
 
         Raises
         ------
@@ -267,24 +269,22 @@ class BatchNorm:
         """
         if not hasattr(state, "keys"):
             raise TypeError(f"state should be a mapping, got {type(state).__name__}")
-        wanted = set(self._state())
-        if self.track_running_stats:
-            wanted.add("num_batches_tracked")
-        if missing := sorted(wanted - set(state)):
+        vectors, given = sorted(self._state()), set(state)
+        counts = {"num_batches_tracked"} if self.track_running_stats else set()
+        if missing := sorted(set(vectors) - given):
             raise KeyError(f"state is missing {', '.join(missing)}")
-        if unknown := sorted(map(str, set(state) - wanted)):
+        if unknown := sorted(map(str, given - counts - set(vectors))):
             raise KeyError(f"state has unknown keys {', '.join(unknown)}")
-        vectors = sorted(wanted - {"num_batches_tracked"})
         channels = self.num_features
         if channels is None and vectors:
-            channels = _validate.array(vectors[0], state[vectors[0]]).size
+            channels = validate.array(vectors[0], state[vectors[0]]).size
         new = {
-            name: np.array(_validate.vector(name, state[name], channels or 0), self.dtype)
+            name: np.array(validate.vector(name, state[name], channels or 0), self.dtype)
             for name in vectors
         }
         count = self.num_batches_tracked
-        if self.track_running_stats:
-            count = _validate.whole("num_batches_tracked", state["num_batches_tracked"], 0)
+        for name in counts & given:
+            count = errors.whole(name, validate.scalar(name, state[name]), 0)
         if self.num_features is None and channels is not None:
             self._allocate(channels)
         for name, value in new.items():
@@ -296,3 +296,50 @@ class BatchNorm:
             f"{type(self).__name__}({self.num_features}, eps={self.eps}, momentum={self.momentum}, "
             f"affine={self.affine}, track_running_stats={self.track_running_stats})"
         )
+
+
+class BatchNorm1d(BatchNorm):
+    """`BatchNorm` for (N, C) and (N, C, L) only, with PyTorch's check.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> fastbn.BatchNorm1d(3)(np.ones((2, 3), np.float32)).shape
+    (2, 3)
+    """
+
+    _ranks: tuple[int, ...] = (2, 3)
+
+    def _check_rank(self, x: np.ndarray) -> None:
+        if x.ndim not in self._ranks:
+            expected = " or ".join(f"{rank}D" for rank in self._ranks)
+            raise ValueError(f"expected {expected} input (got {x.ndim}D input)")
+
+
+class BatchNorm2d(BatchNorm1d):
+    """`BatchNorm` for (N, C, H, W) only, with PyTorch's check.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> fastbn.BatchNorm2d(3)(np.ones((2, 3, 4, 4), np.float32)).shape
+    (2, 3, 4, 4)
+    """
+
+    _ranks = (4,)
+
+
+class BatchNorm3d(BatchNorm1d):
+    """`BatchNorm` for (N, C, D, H, W) only, with PyTorch's check.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> fastbn.BatchNorm3d(3)(np.ones((2, 3, 4, 4, 4), np.float32)).shape
+    (2, 3, 4, 4, 4)
+    """
+
+    _ranks = (5,)

@@ -1,4 +1,4 @@
-"""Statistics that merge: batches, blocks and workers all combine through `Stats`."""
+"""Statistics that merge, and running statistics: the one place that moves them."""
 
 import math
 from collections.abc import Iterable
@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import _layout, _passes, _validate
-from ._running import Moments, move_running_stats
+from ._arrays import layout as _layout
+from ._arrays import validate
+from ._kernels import passes
+from ._runtime import errors
+
+Moments = tuple[float, np.ndarray, np.ndarray]  # count, mean, m2: `Stats` without its guarantees
+KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,10 +49,10 @@ class Stats:
     m2: np.ndarray
 
     def __post_init__(self):
-        count = _validate.number("count", self.count, 0.0)
-        mean = _validate.array("mean", self.mean)
-        mean = _validate.vector("mean", mean, mean.size)
-        m2 = _validate.vector("m2", self.m2, mean.size)
+        count = errors.number("count", self.count, 0.0)
+        mean = validate.array("mean", self.mean)
+        mean = validate.vector("mean", mean, mean.size)
+        m2 = validate.vector("m2", self.m2, mean.size)
         self._set(count, np.array(mean, np.float64), np.array(m2, np.float64))
 
     def _set(self, count: float, mean: np.ndarray, m2: np.ndarray) -> "Stats":
@@ -62,12 +67,12 @@ class Stats:
     @classmethod
     def empty(cls, channels: int) -> "Stats":
         """Statistics of no values, for `channels` channels."""
-        channels = _validate.whole("channels", channels, 0)
+        channels = errors.whole("channels", channels, 0)
         return _new(0.0, np.zeros(channels), np.zeros(channels))
 
     def var(self, ddof: float = 0) -> np.ndarray:
         """Variance of each channel, ``m2 / (count - ddof)``; NaN where ``count <= ddof``."""
-        ddof = _validate.number("ddof", ddof)
+        ddof = errors.number("ddof", ddof)
         if self.count <= ddof:
             return np.full_like(self.mean, np.nan)
         return self.m2 / (self.count - ddof)
@@ -91,7 +96,8 @@ def batch_stats(x, *, channel_axis: int = 1) -> Stats:
     Parameters
     ----------
     x : array_like
-        At least 2-D, real; computed in float64 for every dtype.
+        At least 2-D, real. float64, integers and booleans are summed in float64; float32, float16
+        and bfloat16 eight terms at a time in float32, and those sums in float64.
     channel_axis : int, default 1
         Statistics run over all other axes.
 
@@ -110,7 +116,11 @@ def batch_stats(x, *, channel_axis: int = 1) -> Stats:
     Notes
     -----
     One pass over the data, shifted to near each channel's mean and merged block by block (Welford
-    1962; Chan, Golub & LeVeque 1983); a second one where a first value was an outlier.
+    1962; Chan, Golub & LeVeque 1983); a second one, all in float64, for what float32 cannot hold.
+
+    The sums of float32 data leave means some 1e-8 standard deviations and variances some 1e-8 of
+    their size off, far below a float32's last digit; ``x.astype(numpy.float64)`` keeps all digits
+    of float64.
 
     Examples
     --------
@@ -120,14 +130,14 @@ def batch_stats(x, *, channel_axis: int = 1) -> Stats:
     >>> fastbn.batch_stats(x).mean
     array([3.5, 5.5, 7.5])
     """
-    flat, layout = _layout.see(_validate.array("x", x), channel_axis)
+    flat, layout = _layout.see(validate.array("x", x), channel_axis)
     if layout.plan is None:
         return Stats.empty(layout.channels)
     buffer = np.empty(3 * layout.channels)
     unused = np.empty(0, layout.compute)
-    _passes.forward(
+    passes.forward(
         layout.plan,
-        _passes.REDUCE,
+        passes.REDUCE,
         flat,
         unused,
         unused,
@@ -254,9 +264,53 @@ def update_running_stats(
     """
     if not isinstance(stats, Stats):
         raise TypeError(f"stats should be a Stats, got {type(stats).__name__}")
-    _validate.running_pair(running_mean, running_var, stats.mean.size)
-    momentum = _validate.number("momentum", momentum)
-    less = _validate.number("ddof", ddof, 0.0)
-    _validate.choice("nonfinite", nonfinite, ("propagate", "skip", "raise"))
+    validate.running_pair(running_mean, running_var, stats.mean.size)
+    momentum = errors.number("momentum", momentum)
+    less = errors.number("ddof", ddof, 0.0)
+    errors.choice("nonfinite", nonfinite, ("propagate", "skip", "raise"))
     moments = stats.count, stats.mean, stats.m2
     move_running_stats(running_mean, running_var, moments, momentum, less, nonfinite)
+
+
+def move_running_stats(
+    running_mean, running_var, moments: Moments, momentum: float, ddof: float, nonfinite: str
+) -> bool:
+    """`stats.update_running_stats` for arguments that are checked; either array may be None.
+
+    Returns whether the statistics were taken.
+    """
+    count, mean, m2 = moments
+    if count == 0:
+        return False
+    ordinary = kernels_take(running_mean, running_var) and mean.flags.writeable
+    if nonfinite == "propagate" and ordinary:
+        divisor = count - ddof if count > ddof else count
+        passes.move(running_mean, running_var, mean, m2, float(divisor), float(momentum))
+        return True
+    with np.errstate(all="ignore"):
+        var = m2 / (count - ddof if count > ddof else count)
+        if nonfinite != "propagate":
+            bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(var)))
+            if bad.size and nonfinite == "skip":
+                return False
+            if bad.size:
+                raise FloatingPointError(
+                    f"mean or variance is not finite in channels {bad.tolist()}"
+                )
+        for running, new in ((running_mean, mean), (running_var, var)):
+            if running is not None:
+                moved = np.multiply(running, 1.0 - momentum, dtype=np.float64)
+                moved += momentum * new
+                running[...] = moved  # nothing that can fail comes between the two
+    return True
+
+
+def kernels_take(mean, var) -> bool:
+    """Whether kernels take two statistics as they are: what NumPy does takes longer than a call."""
+    return (
+        type(mean) is type(var) is np.ndarray
+        and mean.dtype is var.dtype
+        and mean.dtype in KERNEL_DTYPES
+        and mean.flags.carray
+        and var.flags.carray
+    )

@@ -5,12 +5,12 @@ there is no index to race for and no stale entry to find. Whatever goes wrong is
 is compiled, and the file written anew.
 """
 
-import contextlib
 import hashlib
 import os
 import pickle
 import sys
 import tempfile
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from numba.core import compiler, config, serialize
 from numba.core.caching import NullCache
 
 _CHECKSUM_BYTES = 32
+_SOURCES = ("_kernels", "_runtime")  # what kernels are made from
 _OPTIONS = ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT")
 
 
@@ -35,16 +36,36 @@ def directory() -> Path:
 
 
 @cache
-def _package_digest() -> str:
-    """A hash of this package's source: kernels call each other across files.
+def _source_digest() -> str:
+    """A hash of what kernels are made from: their room and this one, for they call across files.
 
-    Empty where there is none to read, as in an archive: kernels could not be told from old ones.
+    Empty where there is no source to read, as in an archive: kernels could not be told from old
+    ones.
     """
-    files = sorted(Path(__file__).parent.rglob("*.py"))
+    package = Path(__file__).parents[1]
+    files = sorted(file for room in _SOURCES for file in (package / room).rglob("*.py"))
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.name.encode() + file.read_bytes())
+        content = file.read_bytes()
+        name = file.relative_to(package).as_posix()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest() if files else ""
+
+
+_warned = False
+
+
+def _warn(reason: Exception) -> None:
+    """Say once a process that kernels are compiled in vain."""
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"compiled kernels cannot be kept in {directory()} ({reason}): each process compiles "
+            "them anew, unless NUMBA_CACHE_DIR names a directory that can be written to",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 class DiskCache(NullCache):
@@ -59,7 +80,7 @@ class DiskCache(NullCache):
     def __init__(self, name: str):
         self._name = name
         self.found = self.compiled = 0
-        self._digest = _package_digest()  # now: the source may change before the first compile
+        self._digest = _source_digest()  # now: the source may change before the first compile
 
     @property
     def cache_path(self):
@@ -89,16 +110,20 @@ class DiskCache(NullCache):
 
     def save_overload(self, sig, data):
         self.compiled += 1
-        with contextlib.suppress(Exception):
-            file = self._file(sig, data.codegen)
-            payload = serialize.dumps(data._reduce())
-            file.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
-            temporary = Path(name)
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(hashlib.sha256(payload).digest() + payload)
-                temporary.replace(file)
-            except BaseException:
-                temporary.unlink()
-                raise
+        try:
+            self._save(self._file(sig, data.codegen), serialize.dumps(data._reduce()))
+        except Exception as error:
+            _warn(error)
+
+    def _save(self, file: Path, payload: bytes) -> None:
+        """Write a file that is whole or not there."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(hashlib.sha256(payload).digest() + payload)
+            temporary.replace(file)
+        except BaseException:
+            temporary.unlink()
+            raise

@@ -1,10 +1,23 @@
-"""What fastbn runs on: `config_info`."""
+"""What fastbn runs on: the caches of the processor, and `config_info`."""
 
 import platform
+from functools import cache
 from pathlib import Path
 
-from . import _cache, _plan, _threads
-from ._version import __version__
+from .._version import __version__
+from . import cache as kernel_cache
+from . import threads
+
+
+@cache
+def last_level_cache() -> int:
+    """Bytes of the last-level cache; 32 MB where the system does not say."""
+    sizes = []
+    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = file.read_text().strip()
+        if text.endswith("K") and text[:-1].isdigit():
+            sizes.append(int(text[:-1]) << 10)
+    return max(sizes, default=32 << 20)
 
 
 def _cpu() -> str:
@@ -59,10 +72,10 @@ def config_info() -> dict[str, object]:
         "python": platform.python_version(),
         "cpu": _cpu(),
         "llvm_cpu": numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name(),
-        "last_level_cache": _plan.last_level_cache(),
-        "threads": _threads.get_num_threads(),
-        "threads_from": _threads.decided_by(),
-        "thread_limits": dict(_threads.limits()),
+        "last_level_cache": last_level_cache(),
+        "threads": threads.get_num_threads(),
+        "threads_from": threads.decided_by(),
+        "thread_limits": dict(threads.limits()),
         "threading_layer": _threading_layer(),
-        "cache_directory": str(_cache.directory()),
+        "cache_directory": str(kernel_cache.directory()),
     }

@@ -1,11 +1,12 @@
-"""Every error message. Each check names the argument, what came and what was expected."""
+"""Checks of arrays. Each message names the argument, what came and what was expected.
 
-import math
-import operator
-from collections.abc import Sequence
+Those of numbers and names stand in `fastbn._runtime.errors`.
+"""
 
 import numpy as np
 from numpy.exceptions import AxisError
+
+from .._runtime.errors import integer
 
 # How a data type is computed: (dtype of the arithmetic, dtype of the output).
 _SINGLE = (np.dtype(np.float32), np.dtype(np.float32))
@@ -36,30 +37,21 @@ def array(name: str, value) -> np.ndarray:
         raise TypeError(f"{name} should not be a masked array: its mask would be ignored")
     try:
         return np.asarray(value)
-    except ValueError as error:
-        raise ValueError(
-            f"{name} should be an array, got {type(value).__name__}: {error}"
-        ) from None
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever its type finds wrong: PyTorch raises RuntimeError
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        raise kind(f"{name} should be an array, got {type(value).__name__}: {error}") from None
 
 
-def integer(name: str, value) -> int:
-    """A whole number; True and False are not meant as one."""
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} should be an integer, got {type(value).__name__}") from None
-
-
-def whole(name: str, value, least: int) -> int:
-    """An integer of at least so much that fits an int64."""
-    result = integer(name, value)
-    if result < least:
-        raise ValueError(f"{name} should be at least {least}, got {result}")
-    if result >= 1 << 63:
-        raise ValueError(f"{name} should be at most 2**63 - 1, got {result}")
-    return result
+def scalar(name: str, value):
+    """The one value of an array of shape () or (1,), as PyTorch keeps counts; else the value."""
+    if isinstance(value, int):
+        return value
+    given = array(name, value)
+    if given.shape not in ((), (1,)):
+        raise ValueError(f"{name} should have shape () or (1,), got {given.shape}")
+    return given.reshape(())[()]
 
 
 def parameter_dtype(name: str, value) -> np.dtype:
@@ -139,25 +131,6 @@ def running_pair(mean, var, channels: int) -> None:
         raise ValueError("running_var should not overlap running_mean")
 
 
-def number(name: str, value, least: float = -math.inf) -> float:
-    """A real number of at least so much, which excludes NaN."""
-    if type(value) is float and value >= least:
-        return value
-    try:
-        if isinstance(value, str | bytes) or np.ndim(value):
-            raise TypeError
-        result = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} should be a real number, got {type(value).__name__}") from None
-    except OverflowError:
-        raise ValueError(f"{name} should fit a float64, got an integer beyond it") from None
-    if math.isnan(result):
-        raise ValueError(f"{name} should be a number, got nan")
-    if result < least:
-        raise ValueError(f"{name} should be at least {least:g}, got {result}")
-    return result
-
-
 def output(name: str, out, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """An array to write into."""
     if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
@@ -213,9 +186,3 @@ def overlap(out: np.ndarray, alias: np.ndarray | None, **others: np.ndarray | No
         if not same and np.shares_memory(out, other):
             allowed = "partially " if other is alias else ""
             raise ValueError(f"out should not {allowed}overlap {name}")
-
-
-def choice(name: str, value, allowed: Sequence[str]) -> None:
-    if not isinstance(value, str) or value not in allowed:
-        wanted = ", ".join(repr(item) for item in allowed)
-        raise ValueError(f"{name} should be one of {wanted}, got {value!r}")

@@ -1,27 +1,35 @@
 """The only place with Numba options, and with what depends on how Numba calls compiled code.
 
-``@block`` is for inner functions, ``@glue`` for those that one function calls (they become part of
-it, where each level of blocks compiles anew what it calls), ``@reduction`` for loops that sum,
-``@kernel`` for what Python calls, and ``Step`` for what a team of threads calls: C functions behind
-an address, so that one parallel kernel launches all of them, and nothing is compiled twice.
+``@kernel`` is for what Python calls, and a `Step` for what a team of threads calls: a C function
+behind an address, so that one parallel kernel launches all of them, and nothing is compiled twice.
+They call functions of three kinds: ``@inner`` is compiled once for its types, ``@inlined`` becomes
+part of the one function that calls it (each level of inner functions compiles anew what it calls),
+and ``@reduction`` is an inner one whose loop is a sum.
+
+Compiled code gets memory as addresses. `array_at` and `record_at` say what lies there; without a
+compiler (``NUMBA_DISABLE_JIT=1``) the same names work, and check bounds and alignment.
 """
 
+import ctypes
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numba
-import numpy.ma  # noqa: F401  Numba's first call would import it, where no fork waits
+import numpy as np
+import numpy.ma  # Numba's first call would import it, where no fork waits
 from llvmlite import ir
 from numba import types
 from numba.core import config
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
-from numba.extending import intrinsic
+from numba.extending import intrinsic, lower_builtin, type_callable
 from numba.np.arrayobj import populate_array
 
-from ._cache import DiskCache
+from .cache import DiskCache
+
+INTERPRETED = bool(config.DISABLE_JIT)  # no compiler: kernels are plain Python
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
 # Reassociation vectorises sums; NaN and infinity keep their meaning (fastmath=True would not). Only
@@ -34,10 +42,10 @@ _PRANGE_ONLY: Any = dict.fromkeys(
     ("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"), False
 )
 
-# Blocks are called by kernels only: without wrappers for Python and C they compile 15 % faster.
+# Called by kernels only: without wrappers for Python and C they compile 15 % faster.
 _INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
-block = numba.njit(**_INNER)
-glue = numba.njit(inline="always", **_INNER)
+inner = numba.njit(**_INNER)
+inlined = numba.njit(inline="always", **_INNER)
 reduction = numba.njit(fastmath=_REDUCTION, **_INNER)
 
 caches: list[DiskCache] = []  # of everything that Python or a team calls
@@ -52,27 +60,34 @@ def kernel(function: Callable, parallel: bool = False) -> Callable:
     """Compile a function for Python to call."""
     options = {"parallel": _PRANGE_ONLY if parallel else False, "no_cfunc_wrapper": True}
     compiled = numba.njit(**options, **_OPTIONS)(function)
-    if not config.DISABLE_JIT:
+    if not INTERPRETED:
         compiled._cache = _cache(f"{function.__module__}.{function.__name__}.{parallel}")
     return compiled
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the garbage collector: its looks at all of Numba are a tenth of compiling's time."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
+def compiling() -> Iterator[None]:
+    """Alone, as Numba compiles, and without the garbage collector.
+
+    Its looks at all of Numba are a tenth of compiling's time.
+    """
+    with global_compiler_lock:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collects:
+                gc.enable()
+
+
+_functions: dict[int, Callable] = {}  # of steps, by address, where there is no compiler
 
 
 class Step:
     """``function(t, exact, first, last, context)``, compiled when its address is first asked for.
 
-    All are words, and ``context`` is an address, to be read with `array_at`; so is the result.
+    All are words, and so is the result; ``context`` is an address, to be read with `record_at`.
     """
 
     def __init__(self, name: str, function: Callable):
@@ -83,11 +98,12 @@ class Step:
         self._compiled: Any = None
 
     @property
-    def address(self) -> Any:
+    def address(self) -> int:
         """What `call_step` takes."""
-        if config.DISABLE_JIT:
-            return self._function
-        with global_compiler_lock, _uncollected():
+        if INTERPRETED:
+            _functions[id(self)] = self._function
+            return id(self)
+        with compiling():
             if self._compiled is None:
                 signature = (types.uintp,) * 5, types.intp
                 compiled: Any = CFunc(self._function, signature, locals={}, options=_OPTIONS)
@@ -95,6 +111,28 @@ class Step:
                 compiled.compile()
                 self._compiled = compiled
         return self._compiled.address
+
+
+_sizes: dict[int, int] = {}  # bytes of what lies at an address, where there is no compiler
+
+
+def data_pointer(array: np.ndarray) -> int:
+    """The address of an array's first value: a name for Python and for compiled code."""
+    address = array.__array_interface__["data"][0]
+    if INTERPRETED:
+        _sizes[address] = array.nbytes
+    return address
+
+
+@type_callable(data_pointer)
+def _type_of_data_pointer(context):
+    return lambda array: types.uintp if isinstance(array, types.Array) else None
+
+
+@lower_builtin(data_pointer, types.Array)
+def _compiled_data_pointer(target, builder, signature, args):
+    data = target.make_array(signature.args[0])(target, builder, args[0]).data
+    return builder.ptrtoint(data, target.get_value_type(types.uintp))
 
 
 def _flat(target, builder, kind, pointer, size):
@@ -107,7 +145,7 @@ def _flat(target, builder, kind, pointer, size):
 
 
 def _compiled_access():
-    """(call_step, array_at, span, address_of) for compiled code."""
+    """(call_step, array_at, record_at, span) for compiled code."""
 
     @intrinsic
     def call_step(typing, step, t, exact, first, last, context):
@@ -128,6 +166,13 @@ def _compiled_access():
         return types.Array(kind.dtype, 1, "C")(types.uintp, types.uintp, kind), codegen
 
     @intrinsic
+    def record_at(typing, address, kind):
+        def codegen(target, builder, signature, args):
+            return builder.inttoptr(args[0], target.get_value_type(signature.return_type))
+
+        return kind.dtype(types.uintp, kind), codegen
+
+    @intrinsic
     def span(typing, array, start, size):
         def codegen(target, builder, signature, args):
             data = target.make_array(array)(target, builder, args[0]).data
@@ -135,34 +180,44 @@ def _compiled_access():
 
         return array(array, types.uintp, types.uintp), codegen
 
-    @intrinsic
-    def address_of(typing, array):
-        def codegen(target, builder, signature, args):
-            data = target.make_array(array)(target, builder, args[0]).data
-            return builder.ptrtoint(data, target.get_value_type(types.uintp))
-
-        return types.uintp(array), codegen
-
-    return call_step, array_at, span, address_of
+    return call_step, array_at, record_at, span
 
 
-if config.DISABLE_JIT:
+class _Record:
+    """The fields of a record that lies at an address, to read and write."""
+
+    def __init__(self, address, kind):
+        object.__setattr__(self, "_fields", array_at(address, 1, kind))
+
+    def __getattr__(self, name):
+        return self._fields[name][0]
+
+    def __setattr__(self, name, value):
+        self._fields[name][0] = value
+
+
+if INTERPRETED:
 
     def call_step(step, *arguments):
         """Call a step."""
-        return step(*arguments)
+        return _functions[int(step)](*arguments)
 
     def array_at(address, size, kind):
         """The array of ``size`` values of a kind that lies there."""
-        return address
+        kind, address, size = np.dtype(kind), int(address), int(size)
+        nbytes = size * kind.itemsize
+        if address % kind.alignment or nbytes > _sizes.get(address, -1):
+            raise IndexError(f"no {size} values of {kind} lie at {address}")
+        return np.ndarray(size, kind, (ctypes.c_char * nbytes).from_address(address))
+
+    record_at = _Record
 
     def span(array, start, size):
         """A part of an array: compiles, and runs, in a fraction of a slice's time."""
-        return array[start : start + size]
-
-    def address_of(array):
-        """Where an array's values lie."""
-        return array
+        start, stop = int(start), int(start) + int(size)
+        if not 0 <= start <= stop <= array.size:
+            raise IndexError(f"values {start} to {stop} of an array of {array.size}")
+        return array[start:stop]
 
 else:
-    call_step, array_at, span, address_of = _compiled_access()
+    call_step, array_at, record_at, span = _compiled_access()

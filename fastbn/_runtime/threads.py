@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numba
 
-from . import _forks, _validate
+from . import errors, forks
 
 _team = threading.Lock()
 _chosen: int | None = None
@@ -96,7 +96,7 @@ def get_num_threads() -> int:
 
 
 def _checked(k: object) -> int:
-    k = _validate.integer("k", k)
+    k = errors.integer("k", k)
     most = int(limits()["NUMBA_NUM_THREADS"])
     if not 1 <= k <= most:
         raise ValueError(f"k should be from 1 to {most} (NUMBA_NUM_THREADS), got {k}")
@@ -188,7 +188,7 @@ def _launch(parallel: Callable, threads: int, args: tuple) -> None:
     first, _launched = not _launched, True
     method = multiprocessing.get_start_method(allow_none=True) if first else None
     if first:
-        with _forks.importing:
+        with forks.importing:
             numba.get_num_threads()  # starts the threading layer, whose modules it imports
     fewer = threads < numba.config.NUMBA_NUM_THREADS  # without a mask the whole team would wake
     theirs = numba.get_num_threads() if fewer else threads

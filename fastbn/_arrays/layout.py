@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import _memory, _plan, _validate
-from ._vectors import PAGE_BYTES
-from ._workspace import place
+from .._kernels import schedule
+from .._kernels.abi import ALIASING_BYTES
+from .._runtime import errors
+from .._runtime.jit import data_pointer
+from . import memory, validate
 
 
 class Layout(NamedTuple):
@@ -28,20 +30,20 @@ class Layout(NamedTuple):
     channels: int
     size: int
     n: int  # values per channel
-    plan: _plan.Plan | None  # None for an empty array
+    plan: schedule.Plan | None  # None for an empty array
     converts: bool  # whether the output has another dtype than the arithmetic
 
 
 @lru_cache(maxsize=1024)
 def _layout(shape, channel_axis: int, order, dtype: np.dtype) -> Layout:
-    axis = _validate.axis(channel_axis, shape)
-    compute, output = _validate.dtypes("x", dtype)
+    axis = validate.axis(channel_axis, shape)
+    compute, output = validate.dtypes("x", dtype)
     size = math.prod(shape)
     position, moved, inverse = axis, shape, None
     if order is not None:
         position, moved = order.index(axis), tuple(shape[i] for i in order)
         inverse = tuple(order.index(i) for i in range(len(shape)))
-    plan = _plan.plan(moved, position, compute.itemsize) if size else None
+    plan = schedule.plan(moved, position, compute.itemsize) if size else None
     n = math.prod(shape[:axis] + shape[axis + 1 :])
     converts = compute != output
     channels = shape[axis]
@@ -75,7 +77,7 @@ def _order(a: np.ndarray) -> tuple[int, ...] | None:
 def see(x: np.ndarray, channel_axis: int) -> tuple[np.ndarray, Layout]:
     """``x`` flat in memory order, in the dtype to compute in, and its layout."""
     if type(channel_axis) is not int:
-        channel_axis = _validate.integer("channel_axis", channel_axis)
+        channel_axis = errors.integer("channel_axis", channel_axis)
     if x.flags.carray:
         layout = _layout(x.shape, channel_axis, None, x.dtype)
         if x.dtype is layout.compute:  # the ordinary case
@@ -117,10 +119,10 @@ def fresh(layout: Layout, x: np.ndarray, dy=None) -> tuple[np.ndarray, np.ndarra
     """A new array of the layout, flat and in shape, for an output that is computed from flat x."""
     if layout.plan is not None and layout.plan.large:
         size = layout.size * layout.compute.itemsize
-        raw = _memory.empty(size + PAGE_BYTES)
+        raw = memory.empty(size + ALIASING_BYTES)
         if raw is None:
-            raw = np.empty(size + PAGE_BYTES, np.uint8)
-        start = (_near(x, dy) - place(raw)) % PAGE_BYTES
+            raw = np.empty(size + ALIASING_BYTES, np.uint8)
+        start = (_near(x, dy) - data_pointer(raw)) % ALIASING_BYTES
         flat = raw[start : start + size].view(layout.compute)
         return flat, shaped(flat, layout)
     result = np.empty(layout.lies, layout.compute)
@@ -128,14 +130,18 @@ def fresh(layout: Layout, x: np.ndarray, dy=None) -> tuple[np.ndarray, np.ndarra
 
 
 def _near(x: np.ndarray, dy: np.ndarray | None) -> int:
-    """An address that an output had best share its place in a page with, and in a cache line.
+    """An address that an output had best be equal to modulo 4 KiB, and so within a cache line.
 
-    A little ahead of an input, stores and the loads that follow are mistaken for each other, and a
-    write takes up to 1.2 times as long: of two inputs, the one that lies behind.
+    A little ahead of an input, stores and the loads that follow are mistaken for each other (4 KiB
+    aliasing), and a write takes up to 1.2 times as long (AMD EPYC, 2026-11): of two inputs, the one
+    that lies behind.
     """
-    if dy is not None and (place(x) - place(dy)) % PAGE_BYTES < PAGE_BYTES // 2:
-        return place(dy)
-    return place(x)
+    if (
+        dy is not None
+        and (data_pointer(x) - data_pointer(dy)) % ALIASING_BYTES < ALIASING_BYTES // 2
+    ):
+        return data_pointer(dy)
+    return data_pointer(x)
 
 
 def shaped(flat: np.ndarray, layout: Layout) -> np.ndarray:

@@ -1,0 +1,270 @@
+"""The command line: `python -m fastbn info | warmup | bench`."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+import fastbn
+
+TURN = 0.02  # seconds that a call repeats: threads of the one before fall asleep meanwhile
+# Arrays of x's size that a call reads or writes at least once.
+MOVED = {"forward": 2, "backward": 3, "evaluation": 2}
+Calls = dict[str, Callable[[], object]]
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+LAYOUTS = {"channels_first": 1, "channels_last": -1}  # name: channel axis
+# Long runs, short runs and rows, for one thread and for a team: every way that a call can be cut.
+SHAPES = {
+    "small": ((4, 8, 6, 6), (16, 8, 3, 3), (32, 100)),
+    "large": ((16, 64, 32, 32), (64, 64, 7, 7), (4096, 64)),
+}
+
+
+def _forward(x: np.ndarray, axis: int) -> None:
+    """Every public function that normalises or takes statistics."""
+    weight, bias = np.ones((2, x.shape[axis]), np.float32)
+    stats = fastbn.batch_stats(x, channel_axis=axis)
+    for parameters in ({}, {"weight": weight, "bias": bias}):
+        fastbn.forward(x, **parameters, channel_axis=axis)
+        fastbn.forward(x, **parameters, channel_axis=axis, stats=stats)
+        fastbn.normalize(x, stats, **parameters, channel_axis=axis)
+        for training, dtype in product((True, False), (np.float32, np.float64)):
+            mean, var = np.ones((2, x.shape[axis]), dtype)
+            fastbn.batch_norm(x, mean, var, **parameters, training=training, channel_axis=axis)
+
+
+def _backward(x: np.ndarray, axis: int) -> None:
+    """Gradients with the batch's statistics and with fixed ones."""
+    for stats in (None, fastbn.batch_stats(x, channel_axis=axis)):
+        y, saved = fastbn.forward(x, channel_axis=axis, stats=stats)
+        fastbn.backward(y, saved)
+
+
+PASSES = {"forward": _forward, "backward": _backward}
+
+
+def _progress(steps: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """Pass the steps on, with a bar where there are a terminal and rich, else with a line each."""
+    if sys.stderr.isatty() and find_spec("rich"):
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=len(steps))
+            for step in steps:
+                bar.update(task, description=" ".join(step))
+                yield step
+                bar.advance(task)
+        return
+    for i, step in enumerate(steps, 1):
+        print(f"{i}/{len(steps)}", *step, file=sys.stderr, flush=True)
+        yield step
+
+
+def _kernels() -> tuple[int, int]:
+    """How many kernels this process has compiled, and how many it has found in the cache."""
+    from ._runtime.jit import caches
+
+    return sum(cache.compiled for cache in caches), sum(cache.found for cache in caches)
+
+
+def _files(directory: Path) -> dict[Path, int]:
+    """The cache's files, and when each was written."""
+    return {file: file.stat().st_mtime_ns for file in directory.glob("*.kernel")}
+
+
+def warmup(dtypes: list[str], layouts: list[str], passes: list[str]) -> int:
+    """Have every kernel that is asked for in the cache; the exit code."""
+    start = perf_counter()
+    # A machine with one processor compiles for those with more; Numba is not imported yet.
+    if os.environ.get("NUMBA_NUM_THREADS", "1") == "1":
+        os.environ["NUMBA_NUM_THREADS"] = "2"
+    fastbn.set_num_threads(2)
+    directory = Path(str(fastbn.config_info()["cache_directory"]))
+    before = _files(directory)
+    for dtype, layout, name, size in _progress(list(product(dtypes, layouts, passes, SHAPES))):
+        for shape in SHAPES[size]:
+            axis = LAYOUTS[layout]
+            x = np.ascontiguousarray(np.moveaxis(np.ones(shape, dtype), 1, axis))
+            PASSES[name](x, axis)
+        compiled, found = _kernels()
+        kept = len(_files(directory).items() - before.items())
+        if compiled > kept or compiled + found == 0:
+            print(f"{compiled} kernels compiled, {kept} kept in {directory}", file=sys.stderr)
+            return 1
+    seconds = perf_counter() - start
+    print(f"{compiled} kernels compiled, {found} found, in {seconds:.1f} s: {directory}")
+    return 0
+
+
+def info(as_json: bool) -> None:
+    """Print `fastbn.config_info`."""
+    found = fastbn.config_info()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    for name, value in found.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {bound}" for key, bound in value.items())
+        print(f"{name.replace('_', ' '):18}{value}")
+
+
+def _calls_of_fastbn(x: np.ndarray, dy: np.ndarray, axis: int) -> Calls:
+    saved = fastbn.forward(x, channel_axis=axis)[1]  # which checks the axis
+    weight, bias, mean, var = np.ones((4, x.shape[axis]), x.dtype)
+    return {
+        "forward": lambda: fastbn.forward(x, weight, bias, channel_axis=axis),
+        "backward": lambda: fastbn.backward(dy, saved),
+        "evaluation": lambda: fastbn.batch_norm(x, mean, var, weight, bias, channel_axis=axis),
+    }
+
+
+def _calls_of_copy(x: np.ndarray, dy: np.ndarray, axis: int) -> Calls:
+    """Copies that read and write as many bytes as the operation."""
+    return {name: np.ones(n * x.nbytes // 2, np.uint8).copy for name, n in MOVED.items()}
+
+
+def _calls_of_torch(x: np.ndarray, dy: np.ndarray, axis: int) -> Calls:
+    """The operators beneath PyTorch's layers, on the same memory."""
+    import torch
+
+    torch.set_num_threads(fastbn.get_num_threads())
+    xt, dyt = (torch.from_numpy(np.moveaxis(a, axis, 1)) for a in (x, dy))
+    weight, bias, mean, var = torch.ones((4, xt.shape[1]), dtype=xt.dtype)
+
+    def forward(training=True):
+        return torch.native_batch_norm(xt, weight, bias, mean, var, training, 0.0, 1e-5)
+
+    saved = forward()[1:]
+    backward = torch.ops.aten.native_batch_norm_backward
+    given = dyt, xt, weight, mean, var, *saved, True, 1e-5, [True] * 3
+    return {
+        "forward": forward,
+        "backward": lambda: backward(*given),
+        "evaluation": lambda: forward(training=False),
+    }
+
+
+def _interleaved(calls: list[Callable[[], object]], seconds: float) -> list[list[float]]:
+    """Seconds of every repeat of each call, in turns: what slows the machine slows them all."""
+    times: list[list[float]] = [[] for _ in calls]
+    for call in calls:
+        call()  # compiles
+    stop = perf_counter() + seconds
+    while not times[0] or perf_counter() < stop:
+        for call, found in zip(calls, times, strict=True):
+            before = start = perf_counter()
+            while before < start + TURN:
+                call()
+                now = perf_counter()
+                found.append(now - before)
+                before = now
+    return times
+
+
+def bench(
+    shape: tuple[int, ...], dtype: str, channel_axis: int, threads: int | None, seconds: float
+) -> None:
+    """Print a table of times, each of a call that allocates its output."""
+    if threads is not None:
+        fastbn.set_num_threads(threads)
+    x, dy = np.random.default_rng(0).standard_normal((2, *shape)).astype(dtype)
+    libraries = {"fastbn": _calls_of_fastbn, "NumPy's copy": _calls_of_copy}
+    if find_spec("torch"):
+        libraries["PyTorch"] = _calls_of_torch
+    made = {name: make(x, dy, channel_axis) for name, make in libraries.items()}
+    rows = [(operation, library) for operation in MOVED for library in libraries]
+    times = _interleaved([made[library][operation] for operation, library in rows], seconds)
+
+    info = fastbn.config_info()
+    print(f"{shape} {dtype}, {x.nbytes / 1e6:.3g} MB, channel axis {channel_axis}")
+    print(f"{info['cpu']}, threads: {info['threads']}\n")
+    print(f"{'operation':12}{'library':14}{'least us':>12}{'median us':>12}{'GB/s':>8}")
+    for (operation, library), found in zip(rows, times, strict=True):
+        speed = MOVED[operation] * x.nbytes / min(found) / 1e9
+        figures = f"{1e6 * min(found):12,.1f}{1e6 * median(found):12,.1f}{speed:8.1f}"
+        print(f"{operation:12}{library:14}{figures}")
+    print("\nGB/s of what a call has to read and write at least; the copy moves as many bytes.")
+
+
+def _names(allowed, text: str) -> list[str]:
+    """A comma-separated list of names, each once."""
+    names = list(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in allowed:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(allowed)}")
+    return names
+
+
+def _dtypes(text: str) -> list[str]:
+    """Names of dtypes that NumPy knows from here on."""
+    names = _names(DTYPES, text)
+    if "bfloat16" in names:
+        try:
+            import ml_dtypes  # noqa: F401
+        except ImportError:
+            raise argparse.ArgumentTypeError("bfloat16 needs the package ml_dtypes") from None
+    return names
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """Comma-separated lengths of axes."""
+    try:
+        shape = tuple(int(length) for length in text.split(","))
+    except ValueError:
+        shape = ()
+    if len(shape) < 2 or min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two or more positive lengths: 32,64,7,7")
+    return shape
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m fastbn", description=fastbn.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    show = commands.add_parser("info", help="versions, processor, threads and why, kernel cache")
+    show.add_argument("--json", action="store_true", help="for machines")
+
+    ahead = commands.add_parser("warmup", help="compile kernels ahead, for images and CI")
+    for option, kind, allowed, default in (
+        ("--dtypes", _dtypes, DTYPES, "float32,float64"),
+        ("--layouts", partial(_names, LAYOUTS), LAYOUTS, ",".join(LAYOUTS)),
+        ("--passes", partial(_names, PASSES), PASSES, ",".join(PASSES)),
+    ):
+        text = f"some of {','.join(allowed)} (default: {default})"
+        ahead.add_argument(option, type=kind, default=default, help=text)
+
+    look = commands.add_parser("bench", help="time one shape beside a plain copy and PyTorch")
+    look.add_argument("--shape", type=_shape, default="32,64,56,56", help="default: %(default)s")
+    look.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    look.add_argument("--channel-axis", type=int, default=1, help="default: %(default)s")
+    look.add_argument("--threads", type=int, help="default: as `info` says")
+    look.add_argument("--seconds", type=float, default=3.0, help="default: %(default)s")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; 0, 1 if kernels cannot be kept, 2 for arguments that make no sense."""
+    parser = _parser()
+    options = vars(parser.parse_args(arguments))
+    command = options.pop("command")
+    if command == "warmup":
+        return warmup(**options)
+    if command == "info":
+        info(options["json"])
+        return 0
+    try:
+        bench(**options)
+    except (ValueError, MemoryError) as error:  # of fastbn's checks: axis, threads, values
+        parser.error(str(error))
+    return 0

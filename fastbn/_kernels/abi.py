@@ -1,0 +1,175 @@
+"""What Python and the kernels agree on: sizes of vectors, records, and the room that a pass has.
+
+A kernel gets an address. There lies a `CONTEXT`, which says where everything else lies: the plan,
+the steps, the caller's arrays, and every part of the workspace, each an array of its own.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from .._runtime import forks
+from .._runtime.jit import data_pointer
+
+VECTOR_BYTES = 64  # of a cache line, too
+# Processors tell addresses apart by their places in 4 KiB at first (4 KiB aliasing): a load just
+# behind the place of a store waits for it.
+ALIASING_BYTES = 4096
+UNROLL = 4  # registers of a run that are summed side by side
+CHAIN = 8  # terms of a sum in the data's own precision
+# Places of memory that are summed at once: at one, a core waits for memory. One thread sums
+# (500000, 16) in 2.9 ms row by row, in 0.95 from 8 places. Of x and dy, more than 4 each would fall
+# into one set of the nearest cache: (32, 256, 14, 14) takes 500 us from 8, 200 from 4 (AMD EPYC,
+# 2026-11).
+INTERLEAVED, INTERLEAVED_BOTH = 8, 4
+
+
+def _fields(*names: str, **others) -> np.dtype:
+    """The type of a record: words, and fields of other types."""
+    return np.dtype([*((name, np.uintp) for name in names), *others.items()], align=True)
+
+
+def record(kind: np.dtype, values: Mapping[str, int]) -> np.ndarray:
+    """One record of a type; fields that are not named are 0."""
+    made = np.zeros(1, kind)
+    for name, value in values.items():
+        made[name] = value
+    return made
+
+
+# How one shape is cut: see `schedule`.
+PLAN = _fields(
+    *("samples", "channels", "run"),  # (N, C, L) in the order of memory
+    "parts",  # partial sums of a channel
+    "blocks",  # that are summed, by rows or by columns
+    *("reduce_by_rows", "block_samples", "block_channels", "piece"),  # a block of `rows.reduce`
+    *("width", "tile", "height", "tile_room"),  # a block of `columns.reduce`; room for a tile
+    *("write_by_rows", "write_width"),
+    "write_unit",  # values of whole rows that are whole vectors
+    *("aligned", "nontemporal", "nontemporal_backward"),  # stores: to whole lines, past the caches
+)
+
+# The steps of a pass, each an address or 0 where a pass has none; see `steps`.
+STEPS = _fields(
+    *("shift", "sum", "merge", "prepare", "write"),
+    "slab",  # groups of channels that a thread sums and then writes; 0: all are summed before
+)
+
+_COEFFICIENTS = "center", "scale", "offset", "gain"  # of ((dy +) (x - center) * scale + offset)
+# The parts of a workspace, of the type of the sums or of the data.
+_SUMS = (
+    "partial_sums",  # (2, parts, channels)
+    "sums",  # (2, channels), of dy and of dy * (x - mean)
+    "needs_float64",  # a mark for each channel that is summed once more
+    "near",  # an estimate of each channel's mean
+    "given",  # (3, channels): statistics that a caller gives, as `stats` has them
+    "tile_sums",  # (threads, 2, tile_room)
+)
+_VALUES = (
+    "shift",  # what each channel's values are subtracted from
+    *_COEFFICIENTS,  # a value a channel
+    *(f"wide_{name}" for name in _COEFFICIENTS),  # a value a column of a wide row
+    "tile_shift",  # (threads, tile_room)
+)
+
+# A pass: addresses of the records and of the caller's arrays, numbers, and the workspace.
+CONTEXT = _fields(
+    *("plan", "steps"),
+    *("x", "dy", "out", "weight", "bias", "dweight", "dbias"),
+    "stats",  # (3, channels): mean, m2 (the sum of squared deviations) and invstd
+    "fixed",  # whether the statistics are constants to a backward pass
+    "sum_again",  # set by a merge: a channel needs float64
+    *_SUMS,
+    *_VALUES,
+    count=np.float64,  # values of a channel, by which m2 is divided
+    eps=np.float64,
+)
+
+# A workspace is kept for the next call: small ones always, of the others so many in all, and so
+# many bytes. New ones cost page faults: (50, 512) takes 31 us with a new one, 16 with one that is
+# kept (AMD EPYC, 2026-11).
+SMALL_BYTES, SPARE_BYTES, SPARES, KEPT_BYTES = 1 << 16, 1 << 20, 64, 1 << 26
+
+
+class Workspace(NamedTuple):
+    """Room for a pass on so many threads."""
+
+    threads: int
+    context: int  # the address of a `CONTEXT`
+    nbytes: int
+    memory: tuple[np.ndarray, ...]
+
+
+class Pool:
+    """The workspaces of one plan."""
+
+    def __init__(self, plan: np.ndarray, cut: Mapping[str, int], dtype: np.dtype):
+        self._plan, self._dtype = plan, dtype
+        parts, c, tile = cut["parts"], cut["channels"], cut.get("tile_room", 0)
+        # Where the output lies on a line, so do the wide coefficients: up to a vector further on,
+        # and a row's last vector reaches up to another one further.
+        lanes = VECTOR_BYTES // dtype.itemsize
+        wide = 0 if cut["write_by_rows"] else cut["write_width"] + 2 * lanes
+        self._sizes = {  # values in all, and for each thread
+            **dict.fromkeys((*_SUMS, *_VALUES), (c, 0)),
+            **{f"wide_{name}": (wide, 0) for name in _COEFFICIENTS},
+            "partial_sums": (2 * parts * c, 0),
+            "sums": (2 * c, 0),
+            "given": (3 * c, 0),
+            "tile_sums": (0, 2 * tile),
+            "tile_shift": (0, tile),
+        }
+        # Whatever the threads add: a machine with many of them keeps workspaces, too.
+        self._keeps = self._places(0)[1] <= SPARE_BYTES
+        self._spare: list[Workspace] = []
+
+    def _places(self, threads: int) -> tuple[dict[str, slice], int]:
+        """Where each part that is needed lies, from a line of the cache on; the bytes of all."""
+        places, end = {}, 0
+        for name, (size, each) in self._sizes.items():
+            nbytes = (size + each * threads) * (8 if name in _SUMS else self._dtype.itemsize)
+            if nbytes:
+                places[name] = slice(end, end + nbytes)
+            end += -(-nbytes // VECTOR_BYTES) * VECTOR_BYTES
+        return places, end
+
+    def take(self, threads: int) -> Workspace:
+        """Room for a pass."""
+        try:
+            found = self._spare.pop()
+        except IndexError:
+            found = None
+        if found is not None and found.threads >= threads:
+            return found
+        places, size = self._places(threads)
+        # Begins on a line: others take sums by columns from 74 to 146 us (AMD EPYC, 2026-11).
+        memory = np.empty(size + VECTOR_BYTES, np.uint8)
+        memory = memory[-data_pointer(memory) % VECTOR_BYTES :][:size]
+        parts = {name: data_pointer(memory[place]) for name, place in places.items()}
+        context = record(CONTEXT, {"plan": data_pointer(self._plan), **parts})
+        return Workspace(threads, data_pointer(context), size, (context, memory))
+
+    def give(self, workspace: Workspace) -> None:
+        """Take back what a pass no longer needs."""
+        if self._spare or not self._keeps:
+            return
+        self._spare.append(workspace)
+        if workspace.nbytes > SMALL_BYTES:
+            _keep(self, workspace.nbytes)
+
+
+_kept: OrderedDict[Pool, int] = OrderedDict()  # with bytes of one that is not small, oldest first
+_lock = threading.Lock()
+forks.wait_for(_lock)
+
+
+def _keep(pool: Pool, size: int) -> None:
+    """Note what a pool keeps, and empty the pools that were not used for longest."""
+    with _lock:
+        _kept[pool] = size
+        _kept.move_to_end(pool)
+        while len(_kept) > SPARES or sum(_kept.values()) > KEPT_BYTES:
+            _kept.popitem(last=False)[0]._spare.clear()

@@ -1,0 +1,212 @@
+"""Arithmetic for channels first to last, in float64: merging partial sums, coefficients of a write.
+
+Statistics are sums of d and d^2, where d = x - shift with one shift a channel (Chan, Golub &
+LeVeque 1983): they merge by addition, exactly as far as float64 goes, and only the end adds the
+shift. Merging rounded means costs hundreds of ulp of variance when the mean is 10,000 times the
+deviation.
+"""
+
+import numpy as np
+
+from .._runtime.jit import array_at, inlined, inner, span
+from . import columns
+from .simd import EIGHT, FOUR, ONE, SIXTEEN, TWO, ZERO
+
+# Squares of float32 below 2^-126 lose digits, below 2^-149 they vanish; their mean must be so far
+# above that what is lost is nothing.
+TINY = 2.0**-100
+# Of so few values, rounding errors do not average out: their shift must lie nearer to their mean.
+FEW_VALUES = np.uintp(1024)
+
+
+@inner
+def moments(context, plan):
+    """mean, m2 and invstd."""
+    c = plan.channels
+    stats = array_at(context.stats, (TWO + ONE) * c, np.float64)
+    return span(stats, ZERO, c), span(stats, c, c), span(stats, TWO * c, c)
+
+
+@inlined
+def shift_near(context, plan, real, x, first, last):
+    """Shift by the mean of a few values spread over each channel, to the data's precision.
+
+    Near the mean, and exact for a constant channel: the squared distance of shift and mean, in
+    variances, is the factor by which rounding errors grow.
+    """
+    n, c, run = plan.samples, plan.channels, plan.run
+    near, shift = array_at(context.near, c, np.float64), array_at(context.shift, c, real)
+    points = SIXTEEN if n * run < FEW_VALUES else EIGHT if x.itemsize == 8 else FOUR
+    share = 1.0 / np.float64(points)
+    for j in range(first, last):
+        value = np.float64(x[j * run])
+        near[j] = value if np.isfinite(value) else 0.0
+    for k in range(ONE, points):
+        o = n * k // points * c * run + run * k // points
+        for j in range(first, last):
+            step = (np.float64(x[o + j * run]) - np.float64(x[j * run])) * share
+            near[j] += step if np.isfinite(step) else 0.0
+    for j in range(first, last):
+        shift[j] = near[j]
+
+
+@inlined
+def shift_to_mean(context, plan, real, first, last):
+    """Shift by each channel's mean, to the data's precision.
+
+    Not where it is infinite: infinity minus infinity would be NaN in a channel that is fine.
+    """
+    shift, mean = array_at(context.shift, plan.channels, real), moments(context, plan)[0]
+    for j in range(first, last):
+        shift[j] = mean[j]
+        if not np.isfinite(shift[j]):
+            shift[j] = 0.0
+
+
+@inner
+def _add(out, values):
+    for j in range(np.uintp(out.size)):
+        out[j] += values[j]
+
+
+@inner
+def _merge(plan, partial_sums, first, last):
+    """Add up the partial sums, in order, into part 0."""
+    c, parts = plan.channels, plan.parts
+    for start in (ZERO, parts * c):
+        total = span(partial_sums, start + first, last - first)
+        for part in range(ONE, parts):
+            # As spans, for the compiler to see that they do not overlap: 5 times as fast.
+            _add(total, span(partial_sums, start + part * c + first, last - first))
+
+
+@inlined
+def merge_moments(context, plan, real, exact, first, last):
+    """The mean and sum of squared deviations; if ``exact``, of channels that need float64 only.
+
+    Returns whether any needs it: its shift lay far from its mean, or float32 could not hold its
+    squares.
+    """
+    c, parts = plan.channels, plan.parts
+    partial_sums = array_at(context.partial_sums, TWO * parts * c, np.float64)
+    needs_float64 = array_at(context.needs_float64, c, np.float64)
+    shift, (mean, m2, _) = array_at(context.shift, c, real), moments(context, plan)
+    _merge(plan, partial_sums, first, last)
+    n = np.float64(plan.samples * plan.run)
+    far = 4.0 if shift.itemsize == 8 else 2.0 if n < np.float64(FEW_VALUES) else 16.0
+    again = False
+    for j in range(first, last):
+        if exact and needs_float64[j] == 0.0:
+            continue
+        s1, s2 = partial_sums[j], partial_sums[parts * c + j]
+        d = s1 / n
+        mean[j] = shift[j] + d
+        # A comparison with NaN is false: it stays, and is never negative by rounding.
+        squares = s2 - s1 * d
+        m2[j] = 0.0 if squares < 0.0 else squares
+        bad = s1 * d > far * squares
+        if shift.itemsize == 4:
+            bad = bad or s2 <= TINY * n or not s2 < np.inf
+        needs_float64[j] = 1.0 if bad else 0.0
+        again = again or bad
+    return again
+
+
+@inlined
+def merge_gradients(context, plan, real, exact, first, last):
+    """dweight, dbias and the sums behind them; if ``exact``, of channels that need float64 only.
+
+    Returns whether any needs it: float32 could not hold its products.
+    """
+    c, parts = plan.channels, plan.parts
+    partial_sums = array_at(context.partial_sums, TWO * parts * c, np.float64)
+    needs_float64 = array_at(context.needs_float64, c, np.float64)
+    sums = array_at(context.sums, TWO * c, np.float64)
+    shift, (mean, _, invstd) = array_at(context.shift, c, real), moments(context, plan)
+    dweight, dbias = array_at(context.dweight, c, real), array_at(context.dbias, c, real)
+    _merge(plan, partial_sums, first, last)
+    n = np.float64(plan.samples * plan.run)
+    again = False
+    for j in range(first, last):
+        if exact and needs_float64[j] == 0.0:
+            continue
+        s1, s2 = partial_sums[j], partial_sums[parts * c + j]
+        # Where both are 0, so is dy: below a dead unit, for example.
+        tiny = abs(s2) <= TINY * n and (s1 != 0.0 or s2 != 0.0)
+        bad = shift.itemsize == 4 and (tiny or not (abs(s1) < np.inf and abs(s2) < np.inf))
+        needs_float64[j] = 1.0 if bad else 0.0
+        again = again or bad
+        s2 += (shift[j] - mean[j]) * s1
+        sums[j], sums[c + j] = s1, s2
+        dweight[j] = s2 * invstd[j]
+        dbias[j] = s1
+    return again
+
+
+@inlined
+def invert_deviations(context, plan, first, last):
+    """1 / sqrt(var + eps); 0 where both are 0, so that a constant channel gives its bias."""
+    count, eps, (_, m2, invstd) = context.count, context.eps, moments(context, plan)
+    for j in range(first, last):
+        var = m2[j] / count + eps
+        invstd[j] = 0.0 if var == 0.0 else 1.0 / np.sqrt(var)
+
+
+@inlined
+def forward_coefficients(context, plan, real, first, last):
+    """center, scale and offset of ``y = (x - center) * scale + offset``.
+
+    The center is the mean rounded to the data's precision, the offset takes up what was rounded
+    off: with |mean| much larger than the deviation, x - center is exact, where x * scale + offset
+    loses thousands of ulp.
+    """
+    c, (mean, _, invstd) = plan.channels, moments(context, plan)
+    weight, bias = array_at(context.weight, c, real), array_at(context.bias, c, real)
+    center, scale = array_at(context.center, c, real), array_at(context.scale, c, real)
+    offset = array_at(context.offset, c, real)
+    for j in range(first, last):
+        factor = weight[j] * invstd[j]
+        center[j] = mean[j]
+        scale[j] = factor
+        offset[j] = bias[j] + (np.float64(center[j]) - mean[j]) * factor
+
+
+@inlined
+def backward_coefficients(context, plan, real, first, last):
+    """Coefficients of ``dx = (dy + (x - center) * scale + offset) * gain``.
+
+    dx = weight * invstd * (dy - mean(dy) - (x - mean) * invstd^2 * mean(dy * (x - mean))) (Ioffe &
+    Szegedy 2015, section 3); weight * invstd is kept outside, so that data near 1e30 neither
+    overflows nor vanishes. With fixed statistics there is only the gain.
+    """
+    c, (mean, _, invstd) = plan.channels, moments(context, plan)
+    weight, sums = array_at(context.weight, c, real), array_at(context.sums, TWO * c, np.float64)
+    center, scale = array_at(context.center, c, real), array_at(context.scale, c, real)
+    offset, gain = array_at(context.offset, c, real), array_at(context.gain, c, real)
+    fixed, n = context.fixed != ZERO, np.float64(plan.samples * plan.run)
+    for j in range(first, last):
+        gain[j] = weight[j] * invstd[j]
+        if not fixed:
+            slope = -invstd[j] * (invstd[j] * (sums[c + j] / n))
+            center[j] = mean[j]
+            scale[j] = slope
+            offset[j] = (np.float64(center[j]) - mean[j]) * slope - sums[j] / n
+
+
+@inner
+def _widen(narrow, address, plan, real, out):
+    """Repeat a coefficient along a wide row, and a vector beyond."""
+    row = columns.wide(address, plan, real, out)
+    values = array_at(narrow, plan.channels, real)
+    columns.expand(values, ZERO, plan.run, np.uintp(row.size), row)
+
+
+@inlined
+def widen(context, plan, real, out, with_gain):
+    """Make the coefficients ready for `columns.write`."""
+    if plan.write_by_rows == ZERO:
+        _widen(context.center, context.wide_center, plan, real, out)
+        _widen(context.scale, context.wide_scale, plan, real, out)
+        _widen(context.offset, context.wide_offset, plan, real, out)
+        if with_gain:
+            _widen(context.gain, context.wide_gain, plan, real, out)

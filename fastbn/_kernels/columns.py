@@ -1,0 +1,239 @@
+"""Kernels where neighbouring values differ in channel: the data as a matrix of wide rows.
+
+Channels last, (N, D) and short runs: a row holds WIDTH columns, a whole number of samples (C * L
+values each), so that even three channels give long vectors. What is left over after the last
+whole row is a shorter row.
+"""
+
+import numpy as np
+
+from .._runtime.jit import array_at, inlined, inner, reduction, span
+from .abi import ALIASING_BYTES
+from .simd import (
+    FOUR,
+    ONE,
+    TWO,
+    ZERO,
+    add_exactly,
+    add_exactly_one,
+    add_rows,
+    affine,
+    affine_nontemporal,
+    affine_one,
+    affine_twice,
+    affine_twice_nontemporal,
+    fence,
+    interleaved,
+    lanes_of,
+    stores_past_caches,
+    to_line,
+)
+
+ALIASING = np.uintp(ALIASING_BYTES)
+
+
+@inner
+def _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2):
+    """Add rows of ``width`` values to the sums of their first n columns, several at once.
+
+    These lie far from each other: one after the other in as many places of memory. It returns where
+    the rows begin that are left. The last vector may reach beyond the n columns: what it reads must
+    exist, and the sums it leaves there mean nothing.
+    """
+    lanes, rows = lanes_of(x), (max(o, stop) - o) // (interleaved(dy) * width)
+    distance = rows * width
+    for _ in range(rows):
+        for j in range(ZERO, n, lanes):
+            add_rows(x, dy, o, distance, shift, s1, s2, j)
+        o += width
+    return o + (interleaved(dy) - ONE) * distance
+
+
+@inner
+def _add_exactly(x, dy, o, stop, width, n, shift, s1, s2):
+    """Add row by row, in float64, and nothing but the n columns."""
+    lanes = lanes_of(x)
+    whole = n // lanes * lanes
+    while o < stop:
+        for j in range(ZERO, whole, lanes):
+            add_exactly(x, dy, o, shift, s1, s2, j)
+        for j in range(whole, n):
+            add_exactly_one(x, dy, o, shift, s1, s2, j)
+        o += width
+
+
+@inner
+def expand(values, first, run, n, out):
+    """``out[j]`` = the value of the channel of column j, the first column being of ``first``."""
+    channels = np.uintp(values.size)
+    j, c = ZERO, first
+    while j < n:
+        if run == ONE:
+            length = min(channels - c, n - j)
+            for i in range(length):
+                out[j + i] = values[c + i]
+            j, c = j + length, ZERO
+        else:
+            for i in range(min(run, n - j)):
+                out[j + i] = values[c]
+            j, c = j + run, (c + ONE) % channels
+
+
+@reduction
+def _total(values, start, n):
+    s = 0.0
+    for i in range(n):
+        s += values[start + i]
+    return s
+
+
+@inner
+def _fold(sums, first, run, n, out):
+    """Add the columns' sums up by channel: `expand` backwards."""
+    channels = np.uintp(out.size)
+    for j in range(first, min(channels, first + n // run)):
+        out[j] = 0.0
+    j, c = ZERO, first
+    while j < n:
+        if run == ONE:
+            length = min(channels - c, n - j)
+            for i in range(length):
+                out[c + i] += sums[j + i]
+            j, c = j + length, ZERO
+        else:
+            out[c] += _total(sums, j, run)
+            j, c = j + run, (c + ONE) % channels
+
+
+@inner
+def _clear(sums):
+    for j in range(np.uintp(sums.size)):
+        sums[j] = 0.0
+
+
+@inlined
+def reduce(context, plan, real, t, exact, x, dy, begin, end):
+    """Leave the partial sums of blocks ``begin`` to ``end``."""
+    c, run, width, room = plan.channels, plan.run, plan.width, plan.tile_room
+    parts, size, lanes = plan.parts, np.uintp(x.size), lanes_of(x)
+    rows, rest = size // width, size % width
+    tiles = (width + plan.tile - ONE) // plan.tile
+    partial_sums = array_at(context.partial_sums, TWO * parts * c, np.float64)
+    shifts = array_at(context.shift, c, real)
+    tile_sums = array_at(context.tile_sums, TWO * room * (t + ONE), np.float64)
+    tile_shift = array_at(context.tile_shift, room * (t + ONE), real)
+    s1, s2 = span(tile_sums, TWO * room * t, room), span(tile_sums, TWO * room * t + room, room)
+    shift = span(tile_shift, room * t, room)
+    # Where columns are channels, and vectors whole, nothing is repeated nor added up.
+    direct = width == c and c % lanes == ZERO
+    for k in range(begin, end):
+        i, start = k // tiles, k % tiles * plan.tile
+        n, first = min(plan.tile, width - start), start // run
+        if direct:
+            s1 = span(partial_sums, i * c + start, n)
+            s2 = span(partial_sums, (parts + i) * c + start, n)
+            shift = span(shifts, start, n)
+        else:
+            expand(shifts, first, run, n, shift)
+        _clear(s1)
+        _clear(s2)
+        o, below = i * plan.height * width + start, min(rows, (i + ONE) * plan.height)
+        reach = start + (n + lanes - ONE) // lanes * lanes  # of a row's last vector
+        safe = (size - reach) // width + ONE if reach <= size else ZERO
+        stop = min(below, safe) * width + start
+        if not exact:
+            o = _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2)
+        _add_exactly(x, dy, o, below * width + start, width, n, shift, s1, s2)
+        if i == parts - ONE and rest > start:
+            o = rows * width + start
+            _add_exactly(x, dy, o, o + ONE, width, min(n, rest - start), shift, s1, s2)
+        if not direct:
+            _fold(s1, first, run, n, span(partial_sums, i * c, c))
+            _fold(s2, first, run, n, span(partial_sums, (parts + i) * c, c))
+
+
+@inner
+def wide(address, plan, real, out):
+    """Coefficients of a wide row, and of a vector behind it.
+
+    They begin behind as many values as make them lie on lines of the cache where the output does.
+    """
+    lanes, start = lanes_of(out), ZERO
+    if plan.aligned != ZERO:
+        start = (lanes - to_line(out, ZERO)) % lanes
+    size = plan.write_width + lanes
+    return span(array_at(address, start + size, real), start, size)
+
+
+@inner
+def _write_values(o, stop, width, x, dy, out, center, scale, offset, gain):
+    """Write values one by one, as far as the next whole vector or the end."""
+    while o < stop:
+        affine_one(out, x, dy, o, center, scale, offset, gain, o % width)
+        o += ONE
+    return o
+
+
+@inner
+def _distance(plan, out, n):
+    """How far two places of n values lie from each other, where rows begin alike; 0: no two.
+
+    At 2 KiB or nearly so, modulo 4 KiB: at a multiple of 4 KiB, loads at one place wait for stores
+    at the other (4 KiB aliasing), which takes up to 5 times as long (AMD EPYC, 2026-11).
+    """
+    unit, size = plan.write_unit, np.uintp(out.itemsize)
+    if plan.aligned == ZERO or unit * size % ALIASING == ZERO:
+        return ZERO
+    distance = n // (TWO * unit) * unit
+    while distance != ZERO and (distance * size + ALIASING // FOUR) % ALIASING < ALIASING // TWO:
+        distance -= unit
+    return distance
+
+
+@inlined
+def write(context, plan, real, x, dy, out, o, stop):
+    """Write the output from o to ``stop``, at two places at once as far as there are two.
+
+    These share the coefficients: backward, (25088, 128) takes 806 us, at one place 997 (AMD EPYC,
+    2026-11). All vectors lie on cache lines, wherever rows end: a row's last vector may reach into
+    the next one, and so do the coefficients.
+    """
+    width, lanes = plan.write_width, lanes_of(out)
+    coefficients = (
+        wide(context.wide_center, plan, real, out),
+        wide(context.wide_scale, plan, real, out),
+        wide(context.wide_offset, plan, real, out),
+        wide(context.wide_gain, plan, real, out),
+    )
+    past_caches = stores_past_caches(plan, out, x, dy)
+    head = min(stop, o + to_line(out, o)) if plan.aligned != ZERO else o
+    o = _write_values(o, head, width, x, dy, out, *coefficients)
+    last = stop - (stop - o) % lanes
+    distance, p = _distance(plan, out, last - o), o % width
+    half = o + distance
+    while o < half:
+        end = min(half, o + (width - p + lanes - ONE) // lanes * lanes)
+        if past_caches:
+            while o < end:
+                affine_twice_nontemporal(out, x, dy, o, *coefficients, p, distance)
+                o, p = o + lanes, p + lanes
+        while o < end:
+            affine_twice(out, x, dy, o, *coefficients, p, distance)
+            o, p = o + lanes, p + lanes
+        if p >= width:
+            p -= width
+    o += distance
+    while o < last:
+        end = min(last, o + (width - p + lanes - ONE) // lanes * lanes)
+        if past_caches:
+            while o < end:
+                affine_nontemporal(out, x, dy, o, *coefficients, p)
+                o, p = o + lanes, p + lanes
+        while o < end:
+            affine(out, x, dy, o, *coefficients, p)
+            o, p = o + lanes, p + lanes
+        if p >= width:
+            p -= width
+    _write_values(last, stop, width, x, dy, out, *coefficients)
+    if past_caches:
+        fence()

@@ -1,0 +1,514 @@
+"""Explicit vectors of 64 bytes, for what LLVM's loop vectoriser does badly or not at all.
+
+``affine`` computes a vector of an output; ``affine_nontemporal`` stores it past the caches,
+``affine_twice`` computes two with the same coefficients, and ``affine_pair`` serves a vector in
+which one channel's run ends and the next begins, so that all of them lie on cache lines.
+``add_rows`` adds rows to the sums of their columns, ``sum_run`` sums a run and ``sum_interleaved``
+several runs at once.
+
+Sums of a handful of terms are taken in the data's own precision and added up in float64: float32
+data then run at the speed of a bare read pass, where converting each value first takes twice as
+long in the caches. The ``exact`` variants convert first, for what float32 cannot square.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .._runtime.jit import INTERPRETED, data_pointer, inner
+from . import interpreted
+from .abi import CHAIN, INTERLEAVED, INTERLEAVED_BOTH, UNROLL, VECTOR_BYTES
+
+# Words to count with: a literal would make a float of a sum.
+ZERO, ONE, TWO, FOUR, EIGHT, SIXTEEN = (np.uintp(n) for n in (0, 1, 2, 4, 8, 16))
+_INTERLEAVED, _INTERLEAVED_BOTH = np.uintp(INTERLEAVED), np.uintp(INTERLEAVED_BOTH)
+
+_INT = ir.IntType(32)
+
+
+def register_bytes(context) -> int:
+    """Bytes of a vector register.
+
+    Twice as many in eight sums spill: 34 ns for a run of 196, not 15 (AMD EPYC, 2026-11).
+    """
+    features = context.codegen().magic_tuple()[2].split(",")
+    return VECTOR_BYTES if "+avx512f" in features else VECTOR_BYTES // 2
+
+
+class Emitter:
+    """Emits vector code for an intrinsic whose arguments are known by name."""
+
+    def __init__(self, context, builder, names, signature, args, size=VECTOR_BYTES):
+        self.context, self.builder = context, builder
+        self.types = dict(zip(names, signature.args, strict=True))
+        self.values = dict(zip(names, args, strict=True))
+        dtype = self.types["x"].dtype if self.has("x") else self.types["dy"].dtype
+        self.lanes = max(1, size // (dtype.bitwidth // 8))
+
+    def interleaved(self):
+        """How many runs or rows are summed at once."""
+        return INTERLEAVED_BOTH if self.has("dy") else INTERLEAVED
+
+    def has(self, name):
+        return self.types[name] != types.none
+
+    def vector(self, element):
+        return ir.VectorType(element, self.lanes)
+
+    def pointer(self, name, offset):
+        """Where the vector at ``name[offset]`` lies, and the size of an element."""
+        dtype = self.types[name].dtype
+        array = self.context.make_array(self.types[name])(
+            self.context, self.builder, self.values[name]
+        )
+        shape = self.vector(self.context.get_data_type(dtype))
+        address = self.builder.gep(array.data, [offset])
+        return self.builder.bitcast(address, shape.as_pointer()), dtype.bitwidth // 8
+
+    def load(self, name, offset):
+        """The vector at ``name[offset]``; a scalar is repeated."""
+        if not isinstance(self.types[name], types.Array):
+            return self.splat(self.values[name])
+        pointer, size = self.pointer(name, offset)
+        value = self.builder.load(pointer)
+        value.align = size
+        return value
+
+    def splat(self, scalar):
+        undefined = ir.Constant(self.vector(scalar.type), ir.Undefined)
+        first = self.builder.insert_element(undefined, scalar, ir.Constant(_INT, 0))
+        everywhere = ir.Constant(self.vector(_INT), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, undefined, everywhere)
+
+    def before(self, count):
+        """A mask of the lanes with a number below ``count``."""
+        numbers = ir.Constant(self.vector(_INT), list(range(self.lanes)))
+        bound = self.splat(self.builder.trunc(count, _INT))
+        return self.builder.icmp_unsigned("<", numbers, bound)
+
+    def element(self, name, offset):
+        """The value at ``name[offset]``, repeated."""
+        array = self.context.make_array(self.types[name])(
+            self.context, self.builder, self.values[name]
+        )
+        return self.splat(self.builder.load(self.builder.gep(array.data, [offset])))
+
+    def double(self, value):
+        """As float64."""
+        wide = ir.VectorType(ir.DoubleType(), value.type.count)
+        return value if value.type == wide else self.builder.fpext(value, wide)
+
+    def multiply_add(self, a, b, c):
+        """``a * b + c``, rounded once where the processor can: the same way at every place."""
+        kind = ir.FunctionType(a.type, [a.type, a.type, a.type])
+        name = f"llvm.fmuladd.v{self.lanes}{a.type.element.intrinsic_name}"
+        function = cgutils.get_or_insert_function(self.builder.module, kind, name)
+        return self.builder.call(function, [a, b, c])
+
+    def affine(self, place, center, scale, offset, gain):
+        """``((dy +) (x - center) * scale + offset) (* gain)``."""
+        result = None
+        if self.has("x"):
+            centered = self.builder.fsub(self.load("x", place), center)
+            result = self.multiply_add(centered, scale, offset)
+        if self.has("dy"):
+            dy = self.load("dy", place)
+            result = self.builder.fmul(self.builder.fadd(dy, result) if result else dy, gain)
+        return result
+
+    def terms(self, offset, shift, exact=False):
+        """u and d of the sums of u and of u * d; u is ``dy``, or d without it.
+
+        The sums that kernels ask for are those of x - shift. Here d is shift - x: the other way
+        round, x needs an instruction of its own to be loaded, and a sum takes 12 % longer (AMD
+        EPYC, 2026-11). So a sum that is odd in d has the wrong sign, until `add_total` takes it
+        away from the total instead of adding it. No rounding depends on a sign.
+        """
+        convert = self.double if exact else lambda value: value
+        d = self.builder.fsub(convert(shift), convert(self.load("x", offset)))
+        return (convert(self.load("dy", offset)) if self.has("dy") else d), d
+
+    def add(self, u, d, total=None, product=None):
+        """Add u and u * d to sums, if there are any."""
+        if total is None:
+            return u, self.builder.fmul(u, d)
+        return self.builder.fadd(total, u), self.multiply_add(u, d, product)
+
+    def add_total(self, before, total, which):
+        """Add the sum of u (0) or of u * d (1) to what was there; see `terms` for its sign."""
+        odd = which == (1 if self.has("dy") else 0)
+        return (self.builder.fsub if odd else self.builder.fadd)(before, total)
+
+    def add_sums(self, total, product, j):
+        """Add the sums of u and of u * d to those of the columns from j on, in float64."""
+        for which, (name, value) in enumerate((("s1", total), ("s2", product))):
+            new = self.add_total(self.load(name, j), self.double(value), which)
+            self.store(new, name, j)
+
+    def store(self, value, name, offset, nontemporal=False):
+        pointer, size = self.pointer(name, offset)
+        instruction = self.builder.store(value, pointer)
+        instruction.align = VECTOR_BYTES if nontemporal else size
+        if nontemporal:
+            one = self.builder.module.add_metadata([ir.Constant(_INT, 1)])
+            instruction.set_metadata("nontemporal", one)
+
+    def halves(self, value):
+        """The sum of the two halves of a vector."""
+        lanes = value.type.count // 2
+        parts = (
+            self.builder.shuffle_vector(
+                value, value, ir.Constant(ir.VectorType(_INT, lanes), list(part))
+            )
+            for part in (range(lanes), range(lanes, 2 * lanes))
+        )
+        return self.builder.fadd(*parts)
+
+    def total(self, value):
+        """The sum of a vector's lanes, halves added to halves: the same order everywhere."""
+        while value.type.count > 1:
+            value = self.halves(value)
+        return self.builder.extract_element(value, ir.Constant(_INT, 0))
+
+
+class RunSum:
+    """The loops of `sum_run` and `sum_interleaved`: sums of `CHAIN` terms, then of float64."""
+
+    def __init__(self, emit, exact, unroll=UNROLL):
+        self.emit, self.builder, self.exact = emit, emit.builder, exact
+        self.index = emit.values["o"].type
+        self.at = self._variable(self.index, emit.values["o"])
+        self.shift = emit.splat(emit.values["shift"])
+        element = self.shift.type.element if not exact else ir.DoubleType()
+        self.zero = ir.Constant(emit.vector(element), [0.0] * emit.lanes)
+        # Halves, so that they and eight sums fit 16 registers: spilt, a run of 196 takes 22 ns, not
+        # 17 (AMD EPYC, 2026-11).
+        half = emit.lanes // 2
+        double = ir.Constant(ir.VectorType(ir.DoubleType(), half), [0.0] * half)
+        self.sums = [self._variable(self.zero.type, self.zero) for _ in range(2 * unroll)]
+        self.totals = [self._variable(double.type, double) for _ in range(2)]
+
+    def _variable(self, kind, value):
+        variable = cgutils.alloca_once(self.builder, kind)
+        self.builder.store(value, variable)
+        return variable
+
+    def number(self, value):
+        return ir.Constant(self.index, value)
+
+    def step(self, count, keep=None):
+        """Add so many vectors to as many sums, and move on; of one, only the lanes to keep."""
+        builder, at = self.builder, self.builder.load(self.at)
+        for k in range(count):
+            offset = builder.add(at, self.number(k * self.emit.lanes))
+            u, d = self.emit.terms(offset, self.shift, self.exact)
+            if keep is not None:
+                u, d = (builder.select(keep, value, self.zero) for value in (u, d))
+            s1, s2 = self.sums[2 * k], self.sums[2 * k + 1]
+            builder.store(builder.fadd(builder.load(s1), u), s1)
+            builder.store(self.emit.multiply_add(u, d, builder.load(s2)), s2)
+        builder.store(builder.add(at, self.number(count * self.emit.lanes)), self.at)
+
+    def flush(self):
+        """Add the sums to the totals, and begin anew."""
+        builder = self.builder
+        for which in range(2):
+            value = None
+            for variable in self.sums[which::2]:
+                part = builder.load(variable)
+                value = part if value is None else builder.fadd(value, part)
+                builder.store(self.zero, variable)
+            self._add(value, which)
+
+    def interleaved(self, distance, count, keep=None):
+        """Add one or two vectors of each run to the totals, and move on."""
+        builder, start = self.builder, self.builder.load(self.at)
+        sums, place = [(None, None), (None, None)], start
+        for k in range(self.emit.interleaved() * count):
+            at = builder.add(place, self.number(k % count * self.emit.lanes))
+            u, d = self.emit.terms(at, self.shift, self.exact)
+            if keep is not None:
+                u, d = (builder.select(keep, value, self.zero) for value in (u, d))
+            sums[k % 2] = self.emit.add(u, d, *sums[k % 2])
+            if (k + 1) % count == 0:
+                place = builder.add(place, distance)
+        for which, (one, other) in enumerate(zip(*sums, strict=True)):
+            self._add(builder.fadd(one, other), which)
+        builder.store(builder.add(start, self.number(count * self.emit.lanes)), self.at)
+
+    def _add(self, value, which):
+        """Add a vector to a total, in float64."""
+        total, value = self.totals[which], self.emit.double(self.emit.halves(value))
+        new = self.emit.add_total(self.builder.load(total), value, which)
+        self.builder.store(new, total)
+
+    def results(self):
+        """The totals' lanes, added up."""
+        return [self.emit.total(self.builder.load(total)) for total in self.totals]
+
+    def rest(self, n):
+        """Move back to the last vector of n values that leave a rest: which lanes are new."""
+        builder, lanes = self.builder, self.number(self.emit.lanes)
+        done = builder.sub(lanes, builder.urem(n, lanes))
+        builder.store(builder.sub(builder.load(self.at), done), self.at)
+        return builder.not_(self.emit.before(done))
+
+
+_AFFINE = ("out", "x", "dy", "o", "center", "scale", "offset", "gain", "p")
+
+
+def _make_affine(size=VECTOR_BYTES, nontemporal=False, pair=False, twice=False):
+    """``out[o:] = ((dy[o:] +) (x[o:] - center) * scale + offset) (* gain)``.
+
+    Without ``dy`` there is no ``gain``; without ``x`` the result is ``dy * gain``. The coefficients
+    are scalars, or arrays that are read from ``p``. With ``pair`` they are those at p for the first
+    k values, and those at q for the others; with ``twice`` they serve the vector ``distance``
+    values behind o as well. A non-temporal store needs the address of a whole line.
+    """
+    names = (*_AFFINE, *(("q", "k") if pair else ("distance",) if twice else ()))
+
+    def codegen(context, builder, signature, args):
+        emit = Emitter(context, builder, names, signature, args, size)
+        o, p = emit.values["o"], emit.values["p"]
+        first = emit.before(emit.values["k"]) if pair else None
+
+        def coefficient(name):
+            if not pair:
+                return emit.load(name, p)
+            here, there = emit.element(name, p), emit.element(name, emit.values["q"])
+            return builder.select(first, here, there)
+
+        center, scale, offset, gain = (
+            coefficient(name) if emit.has(reads) else None
+            for name, reads in zip(_AFFINE[4:8], ("x", "x", "x", "dy"), strict=True)
+        )
+        places = (o, builder.add(o, emit.values["distance"])) if twice else (o,)
+        # Before anything is stored: 4 KiB aliasing would have a load wait for a store before it.
+        results = [emit.affine(place, center, scale, offset, gain) for place in places]
+        for place, result in zip(places, results, strict=True):
+            emit.store(result, "out", place, nontemporal)
+        return context.get_dummy_value()
+
+    index = types.uintp
+    if pair:
+
+        @intrinsic
+        def affine_pair(typing, out, x, dy, o, center, scale, offset, gain, p, q, k):
+            coefficients = center, scale, offset, gain
+            return types.void(out, x, dy, index, *coefficients, index, index, index), codegen
+
+        return affine_pair
+    if twice:
+
+        @intrinsic
+        def affine_twice(typing, out, x, dy, o, center, scale, offset, gain, p, distance):
+            coefficients = center, scale, offset, gain
+            return types.void(out, x, dy, index, *coefficients, index, index), codegen
+
+        return affine_twice
+
+    @intrinsic
+    def affine(typing, out, x, dy, o, center, scale, offset, gain, p):
+        coefficients = center, scale, offset, gain
+        return types.void(out, x, dy, index, *coefficients, index), codegen
+
+    return affine
+
+
+def _make_add_rows():
+    """Add d and d * d, d = x - shift, of several rows to the float64 sums of columns from j on.
+
+    With ``dy``: dy and dy * d. The first row begins at ``o``, and each of the others so many values
+    behind the one before.
+    """
+
+    @intrinsic
+    def add_rows(typing, x, dy, o, distance, shift, s1, s2, j):
+        names = ("x", "dy", "o", "distance", "shift", "s1", "s2", "j")
+
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, names, signature, args)
+            j, distance = emit.values["j"], emit.values["distance"]
+            shift, place = emit.load("shift", j), builder.add(emit.values["o"], j)
+            sums = [(None, None), (None, None)]
+            for k in range(emit.interleaved()):
+                sums[k % 2] = emit.add(*emit.terms(place, shift), *sums[k % 2])
+                place = builder.add(place, distance)
+            emit.add_sums(*(builder.fadd(*pair) for pair in zip(*sums, strict=True)), j)
+            return context.get_dummy_value()
+
+        index = types.uintp
+        return types.void(x, dy, index, index, shift, s1, s2, index), codegen
+
+    return add_rows
+
+
+def _make_add_exactly(size=VECTOR_BYTES):
+    """Add d and d * d, or dy and dy * d, of one row to the sums of columns from j on, in float64.
+
+    The arguments are those of ``add_rows``, less the distance.
+    """
+
+    @intrinsic
+    def add_exactly(typing, x, dy, o, shift, s1, s2, j):
+        names = ("x", "dy", "o", "shift", "s1", "s2", "j")
+
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, names, signature, args, size)
+            j = emit.values["j"]
+            place, shift = builder.add(emit.values["o"], j), emit.load("shift", j)
+            emit.add_sums(*emit.add(*emit.terms(place, shift, exact=True)), j)
+            return context.get_dummy_value()
+
+        index = types.uintp
+        return types.void(x, dy, index, shift, s1, s2, index), codegen
+
+    return add_exactly
+
+
+def _make_sum_run(exact):
+    """``sum_run(x, dy, o, n, shift)``: sums of d and d * d, or of dy and dy * d, over a run.
+
+    d = x - shift; the run begins at o and has n values, at least as many as a vector.
+    """
+
+    @intrinsic
+    def sum_run(typing, x, dy, o, n, shift):
+        names = ("x", "dy", "o", "n", "shift")
+        result = types.UniTuple(types.float64, 2)
+
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, names, signature, args, register_bytes(context))
+            loop, n = RunSum(emit, exact), emit.values["n"]
+            vectors = builder.udiv(n, loop.number(emit.lanes))
+            # One loop: of two, the rest of a chain is unrolled, and spills.
+            with cgutils.for_range(builder, builder.udiv(vectors, loop.number(UNROLL))) as each:
+                loop.step(UNROLL)
+                place = builder.urem(each.index, loop.number(CHAIN))
+                with builder.if_then(builder.icmp_unsigned("==", place, loop.number(CHAIN - 1))):
+                    loop.flush()
+            with cgutils.for_range(builder, builder.urem(vectors, loop.number(UNROLL))):
+                loop.step(1)
+            rest = builder.urem(n, loop.number(emit.lanes))
+            with builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))):
+                loop.step(1, keep=loop.rest(n))
+            loop.flush()
+            return context.make_tuple(builder, result, loop.results())
+
+        element = x.dtype
+        return result(x, dy, types.uintp, types.uintp, element), codegen
+
+    return sum_run
+
+
+def _make_sum_interleaved():
+    """``sum_interleaved(x, dy, o, n, distance, shift)``: the sums of several runs at once.
+
+    They are those of ``sum_run``. The first run begins at o, and each of the others so many values
+    behind the one before.
+    """
+
+    @intrinsic
+    def sum_interleaved(typing, x, dy, o, n, distance, shift):
+        names = ("x", "dy", "o", "n", "distance", "shift")
+        result = types.UniTuple(types.float64, 2)
+
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, names, signature, args, register_bytes(context))
+            loop, n, distance = RunSum(emit, False, 0), emit.values["n"], emit.values["distance"]
+            vectors = builder.udiv(n, loop.number(emit.lanes))
+            with cgutils.for_range(builder, builder.udiv(vectors, loop.number(2))):
+                loop.interleaved(distance, 2)
+            odd = builder.urem(vectors, loop.number(2))
+            with builder.if_then(builder.icmp_unsigned("!=", odd, loop.number(0))):
+                loop.interleaved(distance, 1)
+            rest = builder.urem(n, loop.number(emit.lanes))
+            with builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))):
+                loop.interleaved(distance, 1, keep=loop.rest(n))
+            return context.make_tuple(builder, result, loop.results())
+
+        element = x.dtype
+        return result(x, dy, types.uintp, types.uintp, types.uintp, element), codegen
+
+    return sum_interleaved
+
+
+def _make_fence():
+    """Non-temporal stores are ordered with others only by a fence."""
+
+    @intrinsic
+    def fence(typing):
+        def codegen(context, builder, signature, args):
+            builder.fence("seq_cst")
+            return context.get_dummy_value()
+
+        return types.void(), codegen
+
+    return fence
+
+
+@inner
+def interleaved(dy):
+    """How many runs or rows are summed at once."""
+    return _INTERLEAVED if dy is None else _INTERLEAVED_BOTH
+
+
+@inner
+def lanes_of(array):
+    """Values of a vector."""
+    return np.uintp(VECTOR_BYTES // array.itemsize)
+
+
+@inner
+def to_line(array, o):
+    """Values from o to where the next cache line begins."""
+    lanes = lanes_of(array)
+    place = data_pointer(array) // np.uintp(array.itemsize) + o
+    return (lanes - place % lanes) % lanes
+
+
+@inner
+def _same_memory(a, b):
+    """Whether two flat arrays start at the same address; an absent one never does."""
+    return False if b is None else data_pointer(a) == data_pointer(b)
+
+
+@inner
+def stores_past_caches(plan, out, x, dy):
+    """Whether to use non-temporal stores: not over what was just read."""
+    wanted = plan.nontemporal if dy is None else plan.nontemporal_backward
+    return wanted != ZERO and not (_same_memory(out, x) or _same_memory(out, dy))
+
+
+if INTERPRETED:
+    affine = interpreted.make_affine()
+    affine_nontemporal = interpreted.make_affine(nontemporal=True)
+    affine_pair = interpreted.make_affine(pair=True)
+    affine_pair_nontemporal = interpreted.make_affine(pair=True, nontemporal=True)
+    affine_twice = interpreted.make_affine(twice=True)
+    affine_twice_nontemporal = interpreted.make_affine(twice=True, nontemporal=True)
+    affine_one = interpreted.make_affine(size=1)
+    add_rows = interpreted.add_rows
+    add_exactly = interpreted.make_add_exactly()
+    add_exactly_one = interpreted.make_add_exactly(size=1)
+    sum_run = interpreted.make_sum_run(exact=False)
+    sum_run_exact = interpreted.make_sum_run(exact=True)
+    sum_interleaved = interpreted.sum_interleaved
+    fence = interpreted.fence
+else:
+    affine = _make_affine()
+    affine_nontemporal = _make_affine(nontemporal=True)
+    affine_pair = _make_affine(pair=True)
+    affine_pair_nontemporal = _make_affine(pair=True, nontemporal=True)
+    affine_twice = _make_affine(twice=True)
+    affine_twice_nontemporal = _make_affine(twice=True, nontemporal=True)
+    affine_one = _make_affine(size=1)
+    add_rows = _make_add_rows()
+    add_exactly = _make_add_exactly()
+    add_exactly_one = _make_add_exactly(size=1)
+    sum_run = _make_sum_run(exact=False)
+    sum_run_exact = _make_sum_run(exact=True)
+    sum_interleaved = _make_sum_interleaved()
+    fence = _make_fence()

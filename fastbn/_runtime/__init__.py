@@ -1,0 +1,1 @@
+"""What calls of compiled code stand on: compiling, caching, threads, forks, error messages."""
