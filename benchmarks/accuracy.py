@@ -8,12 +8,15 @@ A result that is rounded once from the exact value is within half an ulp.
 """
 
 import argparse
+from itertools import product
 
 import numpy as np
 
-from . import tables
+import fastbn
+
+from . import report
 from .cases import Case, Data
-from .libraries import EPS, arrays, installed
+from .libraries import EPS, installed
 
 CASE = Case("ladder", (16, 16, 32, 32))
 OFFSETS = (0, 1, 1e2, 1e4, 1e6)
@@ -41,16 +44,14 @@ def exact(x):
 
 def outputs_and_variances(library, x):
     """What a library makes of x in training, with a momentum of 1 on running arrays of its own."""
+    running = np.zeros((2, x.shape[1]), np.float32)
     if library == "fastbn":
-        import fastbn
-
-        running = np.zeros((2, x.shape[1]), np.float32)
         return fastbn.batch_norm(x, *running, training=True, momentum=1.0, eps=EPS), running[1]
     import torch
 
-    tensor, running = torch.from_numpy(x), torch.zeros(2, x.shape[1])
-    y = torch.nn.functional.batch_norm(tensor, *running, training=True, momentum=1.0, eps=EPS)
-    return arrays((y, running[1]))
+    tensors = map(torch.from_numpy, (x, *running))
+    y = torch.nn.functional.batch_norm(*tensors, training=True, momentum=1.0, eps=EPS)
+    return y.numpy(), running[1]
 
 
 def largest_ulps(got, want, least):
@@ -71,14 +72,19 @@ def errors(library, x, y, var):
     return largest_ulps(outputs, y, 1), largest_ulps(variances, var, 0)
 
 
-def rows(libraries):
-    """A row per offset and layout: errors of the outputs, then of the variances."""
-    for offset in OFFSETS:
-        for layout in CASE.layouts:
-            data = problem(offset, layout)
-            found = zip(*(errors(library, *data) for library in libraries), strict=True)
-            name = f"{offset:,.0f}, {layout.split('_')[1]}"
-            yield [name, *(tables.significant(e, 2) for of_kind in found for e in of_kind)]
+def table(libraries):
+    """A row per mean and layout: errors of the outputs by library, then of the variances."""
+    import pandas as pd
+
+    rows = {}
+    for offset, layout in product(OFFSETS, CASE.layouts):
+        data = problem(offset, layout)
+        found = zip(*(errors(library, *data) for library in libraries), strict=True)
+        cells = [report.significant(error, 2) for of_kind in found for error in of_kind]
+        rows[f"{offset:,.0f}, {layout.split('_')[1]}"] = cells
+    headings = [f"{what}: {name}" for what in ("y", "var") for name in libraries]
+    cells = pd.DataFrame.from_dict(rows, orient="index", columns=headings)
+    return "largest error, ulps of float32", cells.rename_axis("mean, channels")
 
 
 def main():
@@ -87,11 +93,8 @@ def main():
     parser.add_argument("--markdown", action="store_true", help="a table for the README")
     markdown = parser.parse_args().markdown
     libraries = [name for name in ("fastbn", "PyTorch") if name in installed()]
-    headings = [f"{what}: {name}" for what in ("y", "var") for name in libraries]
-    title = "largest error, ulps of float32"
-    table = title, ["mean, channels", *headings], rows(libraries)
-    print(tables.markdown(*table)) if markdown else tables.show(*table)
-    print(f"\n{CASE.name}, {tables.machine(libraries)}")
+    print((report.markdown if markdown else report.text)(*table(libraries)))
+    print(f"\n{CASE.name}, {report.machine(libraries)}")
 
 
 if __name__ == "__main__":

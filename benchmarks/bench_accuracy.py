@@ -6,7 +6,7 @@ from . import accuracy
 from .cases import LAYOUTS
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def errors(offset, layout):
     """The largest errors of outputs and of variances."""
     return accuracy.errors("fastbn", *accuracy.problem(offset, layout))

@@ -6,51 +6,26 @@ from math import nan
 from . import floor
 from .cases import CASES, LAYOUTS, Data
 from .libraries import prepared
-from .measure import interleaved, quietly
-from .suite import names
-from .timing import best
+from .measure import in_turn, quietly
 
 
 class Floor:
-    """fastbn's least time over that of one pass over the data, both into new arrays."""
+    """fastbn's least time over that of one pass over the data, both into the same kind of array."""
 
-    params = (names("resnet50")[1::3], LAYOUTS)
-    param_names = ("case", "layout")
+    cases = ("resnet50-32x64x56x56", "resnet50-32x512x28x28", "resnet50-32x512x7x7")
+    params = (("forward", "backward"), ("new", "given"), cases, LAYOUTS)
+    param_names = ("operation", "output", "case", "layout")
     unit = "times the floor"
     timeout = 120
-    given = False
 
-    def setup(self, case, layout):
-        """Make the arrays, and give the floor as many threads as fastbn has."""
-        import numba
+    def setup(self, operation, output, case, layout):
+        """Make the arrays, and run the pass once to load its kernels."""
+        how = operation, Data(CASES[case], layout), output == "given"
+        one_pass = floor.calls(*how)["one pass"]
+        self.calls = {"fastbn": [prepared("fastbn", *how)], "one pass": one_pass}
+        self.calls["fastbn"][0]()
 
-        import fastbn
-
-        numba.set_num_threads(fastbn.get_num_threads())
-        self.data = Data(CASES[case], layout)
-
-    def track_forward(self, case, layout):
-        """A read of x and a write of as much."""
-        return self.ratio("forward")
-
-    def track_backward(self, case, layout):
-        """A read of x and dy, and a write of as much as one of them."""
-        return self.ratio("backward")
-
-    def ratio(self, operation):
-        """The two in turn, in one process; NaN if the machine was too noisy."""
-        call = prepared("fastbn", operation, self.data, self.given)
-        call()
-        calls = {"fastbn": call}
-        for k, variant in enumerate(floor.calls(operation, self.data, self.given)["one pass"]):
-            calls["one pass", k] = variant
-        if (times := quietly(partial(interleaved, calls, seconds=0.5), attempts=3)) is None:
-            return nan
-        least = best(times)
-        return least["fastbn"].least / least["one pass"].least
-
-
-class FloorOut(Floor):
-    """The same, into given arrays."""
-
-    given = True
+    def track_ratio(self, operation, output, case, layout):
+        """The two take turns in one process; NaN if the machine was too noisy."""
+        times = quietly(partial(in_turn, self.calls, seconds=0.5), attempts=3)
+        return times["fastbn"].least / times["one pass"].least if times else nan

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from timeit import repeat
 
+import fastbn
+
 from .cases import Case, Data
 from .libraries import OPERATIONS, prepared
 
@@ -16,12 +18,10 @@ FIRST_CALL = "import fastbn; fastbn.forward(numpy.ones((64, 3, 32, 32), 'f'))"
 
 def seconds(code, **environment):
     """How long code takes in a process of its own that has imported NumPy, and nothing else."""
-    import fastbn
-
-    timing = "import numpy, time; t = time.perf_counter()", code, "print(time.perf_counter() - t)"
-    command = sys.executable, "-c", "\n".join(timing)
+    code = f"import numpy, time; t = time.perf_counter()\n{code}\nprint(time.perf_counter() - t)"
     home = str(Path(fastbn.__file__).parents[1])  # the same fastbn as here
     environment = os.environ | {"PYTHONPATH": home} | environment
+    command = sys.executable, "-c", code
     return float(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
 
 

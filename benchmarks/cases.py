@@ -5,6 +5,7 @@ The asv suite, the comparison and the tests read this table and that of librarie
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 
@@ -23,6 +24,16 @@ class Case:
     def name(self):
         """For example `resnet50-32x64x112x112`."""
         return f"{self.group}-{'x'.join(map(str, self.shape))}"
+
+    @property
+    def family(self):
+        """What its geometric mean is taken with: one group, or all other networks."""
+        return self.group if self.group in ("resnet50", "rows", "small") else "networks"
+
+    @property
+    def size(self):
+        """The number of values."""
+        return prod(self.shape)
 
     @property
     def layouts(self):
@@ -55,13 +66,6 @@ SHAPES = {
     # the cost of a call more than of its arithmetic
     "small": [(32, 100), (8, 16), (4, 8, 6, 6)],
 }
-# groups whose geometric means are of interest
-FAMILIES = {
-    "resnet50": ("resnet50",),
-    "networks": ("input", "inception", "mobilenet", "unet", "video", "audio", "odd"),
-    "rows": ("rows",),
-    "small": ("small",),
-}
 CASES = {c.name: c for group, shapes in SHAPES.items() for c in (Case(group, s) for s in shapes)}
 
 
@@ -74,24 +78,29 @@ def select(patterns):
 
 
 class Data:
-    """The arrays of a case, each made when it is first asked for.
+    """The arrays of a case. Those of its shape are made when they are first asked for.
 
     Channels-last arrays are transposed views of C-contiguous memory, so axis 1 holds the channels
-    in every layout. Channels have their own means and deviations.
+    in every layout. Channels have their own means and deviations, which the running statistics are
+    near to; `weight` is between 0.5 and 1.5, and `bias` between -1 and 1.
     """
 
-    def __init__(self, case, layout="channels_first", dtype="float32", seed=0):
+    def __init__(self, case, layout="channels_first", dtype="float32"):
         if layout not in case.layouts:
             raise ValueError(f"{case.name} has the layouts {case.layouts}, not {layout!r}")
-        self.case, self.layout, self.dtype, self.seed = case, layout, np.dtype(dtype), seed
+        self.case, self.layout, self.dtype = case, layout, np.dtype(dtype)
+        channel = np.arange(case.shape[1])
+        self.running_mean = (channel % 7 - 3).astype(dtype)
+        self.running_var = ((1 + channel % 3) ** 2).astype(dtype)
+        self.weight = np.linspace(0.5, 1.5, len(channel), dtype=dtype)
+        self.bias = np.linspace(-1, 1, len(channel), dtype=dtype)
 
     @cached_property
     def x(self):
         """The input: channel c has mean c % 7 - 3 and deviation 1 + c % 3."""
-        c = np.arange(self.channels)
-        x = self._normal(0)
-        x *= self._per_channel(1 + c % 3)
-        x += self._per_channel(c % 7 - 3)
+        x, wide = self._normal(0), [-1] + [1] * (len(self.case.shape) - 2)
+        x *= np.sqrt(self.running_var).reshape(wide)
+        x += self.running_mean.reshape(wide)
         return x
 
     @cached_property
@@ -99,48 +108,17 @@ class Data:
         """The gradient that arrives from above."""
         return self._normal(1)
 
-    @cached_property
-    def weight(self):
-        """Between 0.5 and 1.5."""
-        return np.linspace(0.5, 1.5, self.channels, dtype=self.dtype)
-
-    @cached_property
-    def bias(self):
-        """Between -1 and 1."""
-        return np.linspace(-1, 1, self.channels, dtype=self.dtype)
-
-    @cached_property
-    def running_mean(self):
-        """Near the means of x."""
-        return (np.arange(self.channels) % 7 - 3).astype(self.dtype)
-
-    @cached_property
-    def running_var(self):
-        """Near the variances of x."""
-        return ((1 + np.arange(self.channels) % 3) ** 2).astype(self.dtype)
-
-    def empty(self):
-        """An array to write into, in the memory order of x."""
-        return np.empty_like(self.x)
-
     def in_double(self):
         """The same values in float64."""
-        double = Data(self.case, self.layout, "float64", self.seed)
+        double = Data(self.case, self.layout, "float64")
         for name in ("x", "dy", "weight", "bias", "running_mean", "running_var"):
             setattr(double, name, getattr(self, name).astype(np.float64))
         return double
 
-    @property
-    def channels(self):
-        """The length of axis 1."""
-        return self.case.shape[1]
-
-    def _normal(self, stream):
-        rng = np.random.default_rng((self.seed, stream))
+    def _normal(self, seed):
+        """Standard normal values in the layout's order of memory."""
         n, c, *rest = self.case.shape
         last = self.layout == "channels_last"
-        values = rng.standard_normal((n, *rest, c) if last else (n, c, *rest), dtype=self.dtype)
+        shape = (n, *rest, c) if last else (n, c, *rest)
+        values = np.random.default_rng((0, seed)).standard_normal(shape, dtype=self.dtype)
         return np.moveaxis(values, -1, 1) if last else values
-
-    def _per_channel(self, values):
-        return values.astype(self.dtype).reshape(-1, *[1] * (len(self.case.shape) - 2))

@@ -4,11 +4,16 @@ The arrays of JAX have no strides: channels-last ones have the channels on their
 computes on all the threads that it finds when it is first used.
 """
 
+from contextlib import suppress
 from functools import partial
 
 import numpy as np
 
 from .libraries import EPS, MOMENTUM
+
+with suppress(ImportError):  # asv imports every file here
+    import jax
+    import jax.numpy as jnp
 
 
 def forward(d):
@@ -18,7 +23,6 @@ def forward(d):
 
 def backward(d):
     """The reverse of `forward`; what it needs is kept from the forward pass, as in training."""
-    import jax
 
     def differentiated(*arguments, axis):
         return jax.vjp(partial(_forward, axis=axis), *arguments)[1]
@@ -44,18 +48,13 @@ def statistics(d):
 
 
 def _statistics(x, axis):
-    import jax.numpy as jnp
-
     axes = [a for a in range(x.ndim) if a != axis]
     mean = jnp.mean(x, axes)
     return mean, jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0)
 
 
 def _evaluation(x, mean, var, weight, bias, axis):
-    import jax
-
-    wide = [1] * x.ndim
-    wide[axis] = -1
+    wide = [-1 if a == axis else 1 for a in range(x.ndim)]
     scale = jax.lax.rsqrt(var + EPS) * weight
     return ((x - mean.reshape(wide)) * scale.reshape(wide) + bias.reshape(wide),)
 
@@ -66,23 +65,21 @@ def _forward(x, weight, bias, axis):
 
 def _training(x, running_mean, running_var, weight, bias, axis):
     mean, var = _statistics(x, axis)
-    moved = (
-        old + MOMENTUM * (new - old) for old, new in ((running_mean, mean), (running_var, var))
-    )
+    running = (running_mean, mean), (running_var, var)
+    moved = (old + MOMENTUM * (new - old) for old, new in running)
     return *_evaluation(x, mean, var, weight, bias, axis), *moved
 
 
 def _jitted(d, function, *arguments):
     """A call of the function that waits for its result; compiled when it is first called."""
-    import jax
-
     jax.config.update("jax_enable_x64", True)  # float64 where it is given, and only there
     last = d.layout == "channels_last"
-    arguments = [
-        jax.numpy.asarray(np.moveaxis(a, 1, -1) if last and a.ndim > 1 else a)
-        if isinstance(a, np.ndarray)
-        else a
-        for a in arguments
-    ]
+
+    def held(value):
+        if not isinstance(value, np.ndarray):
+            return value  # what `backward` keeps
+        return jnp.asarray(np.moveaxis(value, 1, -1) if last and value.ndim > 1 else value)
+
+    arguments = [held(value) for value in arguments]
     jitted = jax.jit(partial(function, axis=d.x.ndim - 1 if last else 1))
     return lambda: jax.block_until_ready(jitted(*arguments))

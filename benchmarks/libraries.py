@@ -1,14 +1,16 @@
 """The table of libraries, and how each does each operation.
 
 A library is a file here, with a function for each operation that it can do. The function takes a
-`cases.Data` and returns the call to be timed, whose result is a tuple of arrays or tensors, the
-same ones in every library. Everything that is not the operation itself, such as the forward pass
-before a backward one, is done before the call is returned. ``forward_out`` and its like write
-into a given array. A library is imported when one of its functions is used, so any may be missing.
+`cases.Data` and returns the call to be timed, whose result is a tuple of arrays or tensors, in the
+same order in every library. Everything that is not the operation itself, such as the forward pass
+before a backward one, is done before the call is returned. A function that also takes `out` can
+make a call that writes into that array. A library is imported when one of its functions is used,
+so any may be missing.
 """
 
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 
 import numpy as np
 
@@ -33,9 +35,11 @@ def installed():
 
 def prepared(library, operation, data, given=False):
     """The call to be timed; None if the library cannot do it. `given`: into a given array."""
-    file = import_module(f".{FILES[library][0]}", __package__)
-    function = getattr(file, f"{operation}_out" if given else operation, None)
-    return function and function(data)
+    function = getattr(import_module(f".{FILES[library][0]}", __package__), operation)
+    if not given:
+        return function(data)
+    can = "out" in signature(function).parameters
+    return function(data, np.empty_like(data.x)) if can else None
 
 
 def arrays(result, shape=None):

@@ -1,7 +1,6 @@
-"""Times and allocations of calls, measured so that they can be compared."""
+"""Times of calls, measured so that they can be compared."""
 
 import os
-import tracemalloc
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -21,39 +20,36 @@ def settle_allocator():
 
     Before a process has done so, glibc gives every array of 128 kB and more back to the system,
     and the next one costs a page fault per 4 kB. Plain NumPy's forward pass on (1500, 100) took
-    1,080 us with those 562 faults and 227 us without them, and which of the two it was depended on
-    what the process had done before. Arrays of tens of megabytes still fault in some calls.
+    840 us before and 231 us after (AMD EPYC, November 2026), and which of the two it is depends on
+    what the process has done. Arrays of tens of megabytes still fault in some calls.
     """
     np.empty(31 << 20, np.uint8)  # freed at once; untouched, so it costs no memory
 
 
-class Bystanders:
-    """What other processes took of the processors since this was made.
+def busy():
+    """Seconds: of the clock, of this process, and of all processes; NaN where they are unknown."""
+    try:
+        ticks = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return perf_counter(), process_time(), float("nan")
+    user, nice, system, _, _, irq, softirq = map(int, ticks[:7])
+    all_ = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+    return perf_counter(), process_time(), all_
 
-    It matters more than it seems. A library whose threads spin while they wait for each other
-    loses whole time slices, tens of milliseconds, to a busy neighbour, and one that runs a small
-    call on one thread loses nothing: no minimum repairs that, and the ratio of the two is wrong
-    by a factor of thousands.
+
+def quietly(measure, attempts=5):
+    """What `measure()` returns while other processes are quiet, or None if they never are.
+
+    A library whose threads spin while they wait for each other loses whole time slices, tens of
+    milliseconds, to a busy neighbour; a small call on one thread loses nothing. No minimum repairs
+    that, and the ratio of the two can be wrong by a factor of thousands.
     """
-
-    def __init__(self):
-        self.start = self._now()
-
-    def share(self):
-        """Between 0 and 1; NaN where the system does not tell."""
-        wall, own, all_ = (b - a for a, b in zip(self.start, self._now(), strict=True))
-        return max((all_ - own) / (wall * os.cpu_count()), 0.0)
-
-    @staticmethod
-    def _now():
-        """Seconds: of the clock, of this process, and of all processes."""
-        try:
-            ticks = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-        except OSError:
-            return perf_counter(), process_time(), float("nan")
-        user, nice, system, _, _, irq, softirq = map(int, ticks[:7])
-        busy = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
-        return perf_counter(), process_time(), busy
+    for _ in range(attempts):
+        before, result, after = busy(), measure(), busy()
+        wall, own, all_ = np.subtract(after, before)
+        if not all_ - own > QUIET * wall * os.cpu_count():  # NaN, where nothing is known, passes
+            return result
+    return None
 
 
 class Times(NamedTuple):
@@ -63,32 +59,28 @@ class Times(NamedTuple):
     median: float
 
 
-def interleaved(calls, seconds=1.0, least_rounds=5):
-    """The `Times` of each call, {name: Times}, from rounds in which each has a turn.
+def in_turn(calls, seconds=1.0, least_rounds=5):
+    """{name: Times} of {name: [call, ...]}, from rounds in which each call has a turn.
 
-    Whatever slows the machine for a while slows all of them. There are at least `least_rounds`
-    rounds, and more while they have not taken `seconds` yet.
+    Of several calls under one name, each statistic is that of the best. Whatever slows the machine
+    for a while slows all of them. There are at least `least_rounds` rounds, and more while they
+    have not taken `seconds` yet.
     """
     settle_allocator()
-    once = {name: min(timeit(call, number=1) for _ in range(3)) for name, call in calls.items()}
-    loops = {name: max(1, round(SAMPLE / time)) for name, time in once.items()}
-    samples = {name: [] for name in calls}
+    turns = [(name, call) for name, some in calls.items() for call in some]
+    once = [min(timeit(call, number=1) for _ in range(3)) for _, call in turns]
+    loops = [max(1, round(SAMPLE / time)) for time in once]
+    samples = [[] for _ in turns]
     start, rounds = perf_counter(), 0
     while rounds < least_rounds or perf_counter() - start < seconds:
-        for name, call in calls.items():
-            samples[name] += _turn(call, loops[name])
+        for k, (_, call) in enumerate(turns):
+            samples[k] += _turn(call, loops[k])
         rounds += 1
-    return {name: Times(min(times), median(times)) for name, times in samples.items()}
-
-
-def quietly(measure, attempts=5):
-    """What `measure()` returns while the machine is quiet, or None if it never is."""
-    for _ in range(attempts):
-        bystanders = Bystanders()
-        result = measure()
-        if not bystanders.share() > QUIET:  # NaN, where nothing is known, passes
-            return result
-    return None
+    found = {}
+    for (name, _), times in zip(turns, samples, strict=True):
+        new = Times(min(times), median(times))
+        found[name] = Times(*map(min, new, found.get(name, new)))
+    return found
 
 
 def _turn(call, loops):
@@ -97,17 +89,3 @@ def _turn(call, loops):
     while not samples or perf_counter() < end:
         samples.append(timeit(call, number=loops) / loops)
     return samples
-
-
-def peak_allocation(call):
-    """The most bytes that NumPy and Python held during a call, beyond those held before it.
-
-    Scratch memory that compiled code takes for itself does not show here, but in the peak memory
-    of the process.
-    """
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()

@@ -1,5 +1,7 @@
 """The picture of a comparison: how many times as long as the memory floor each library takes."""
 
+import numpy as np
+
 from . import report
 from .floor import NAMES
 from .libraries import FILES
@@ -9,19 +11,21 @@ BAR = 0.085  # inches
 FLOOR, BOUND = NAMES
 
 
-def draw(results, path):
+def draw(times, path):
     """A panel for each table: operations beneath each other, layouts side by side."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    groups = report.by_table([result for result in results if result.times])
-    rows = list(dict.fromkeys(_row(group) for group in groups))
-    layouts = list(dict.fromkeys(group[0].job.layout for group in groups))
-    longest = {row: max(len(group) for group in groups if _row(group) == row) for row in rows}
-    bars = {_row(group): len(_libraries(group)) + 1 for group in groups}
-    heights = [longest[row] * bars[row] * BAR + 0.8 for row in rows]
+    panels = {}
+    for (operation, given, layout, _), group in times.dropna().groupby(report.JOBS, sort=False):
+        seconds = report.wide(group)
+        panels[report.kind(operation, given), layout] = seconds.div(seconds[FLOOR], axis=0)
+    rows, layouts = (list(dict.fromkeys(names)) for names in zip(*panels, strict=True))
+    room = {row: max(len(panel) for (at, _), panel in panels.items() if at == row) for row in rows}
+    found = [name for name in FILES if any(name in panel for panel in panels.values())]
+    heights = [room[row] * (len(found) + 1) * BAR + 0.8 for row in rows]
     figure, axes = plt.subplots(
         len(rows),
         len(layouts),
@@ -33,68 +37,39 @@ def draw(results, path):
     )
     for axis in axes.flat:
         axis.set_visible(False)
-    for group in groups:
-        row, column = _row(group), layouts.index(group[0].job.layout)
-        _panel(axes[rows.index(row), column], group, longest[row])
-    _legend(figure, {name for group in groups for name in _libraries(group)})
+    handles = {}
+    for (row, layout), panel in panels.items():
+        axis = axes[rows.index(row), layouts.index(layout)]
+        _panel(axis, panel, len(found))
+        axis.set(title=f"{row}, {layout}", ylim=(room[row] - 0.5, -0.5))
+        handles |= {handle.get_label(): handle for handle in axis.get_legend_handles_labels()[0]}
+    figure.legend(
+        handles=handles.values(), loc="outside upper center", ncols=len(handles), frameon=False
+    )
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
-def _row(group):
-    return group[0].job.operation, group[0].job.given
-
-
-def _libraries(group):
-    return [name for name in FILES if any(name in result.times for result in group)]
-
-
-def _panel(axis, group, room):
-    """Bars of one table in room for more, the first case at the top; marks at the other bound."""
-    libraries = _libraries(group)
-    width = 1 / (len(libraries) + 1)
-    centres = [i + len(libraries) * width / 2 for i in range(len(group))]
-    for k, library in enumerate(libraries):
-        shown = [(i, r.times) for i, r in enumerate(group) if library in r.times]
-        ratios = [times[library].least / times[FLOOR].least for _, times in shown]
-        places = [i + (k + 0.5) * width for i, _ in shown]
-        axis.barh(places, ratios, width, color=COLOURS[library])
-    axis.axvline(1, color="black", linewidth=0.8)
-    if BOUND in group[0].times:
-        bounds = [r.times[BOUND].least / r.times[FLOOR].least for r in group]
-        size = 72 * BAR * len(libraries)
-        axis.plot(bounds, centres, "k|", markersize=size, markeredgewidth=1.5)
-    operation, given = _row(group)
-    axis.set(
-        visible=True,
-        title=f"{operation}{' into a given output' * given}, {group[0].job.layout}",
-        ylim=(room, -width),
-        xscale="log",
-        xlabel="times as long as the floor",
-    )
-    axis.set_yticks(centres, [result.job.case for result in group], fontsize=8)
-    _ticks(axis)
-
-
-def _ticks(axis):
-    """Plain numbers, and grid lines to read bars by."""
+def _panel(axis, panel, libraries):
+    """Bars of one table, the first case at the top, and marks at the other bound."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
+    bars, centres = panel.drop(columns=list(NAMES), errors="ignore"), np.arange(len(panel))
+    width = 1 / (libraries + 1)
+    for k, (name, ratios) in enumerate(bars.items()):
+        places = centres + (k - (bars.shape[1] - 1) / 2) * width
+        axis.barh(places, ratios, width, color=COLOURS[name], label=name)
+    axis.axvline(1, color="black", linewidth=0.8, label="memory floor, one pass")
+    if BOUND in panel:
+        mark = {"markersize": 72 * BAR * bars.shape[1], "markeredgewidth": 1.5}
+        bound = "memory floor, two passes"
+        axis.plot(panel[BOUND], centres, "k|", label=bound, **mark)
+    axis.set(visible=True, xscale="log", xlabel="times as long as the floor")
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.tick_params(labelbottom=True)
+    axis.set_yticks(centres, bars.index, fontsize=8)
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _legend(figure, libraries):
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    handles = [Patch(color=COLOURS[name], label=name) for name in FILES if name in libraries]
-    handles.append(Line2D([], [], color="black", linewidth=0.8, label="memory floor, one pass"))
-    mark = {"marker": "|", "linestyle": "", "markersize": 14, "markeredgewidth": 1.5}
-    handles.append(Line2D([], [], color="black", label="memory bound of two passes", **mark))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)

@@ -1,129 +1,182 @@
-"""What a comparison has found: tables for the terminal and the README, and a file of its times.
+"""What a comparison has found: a frame of times, and the tables for the terminal and the README.
 
-Two kinds of ratios: a library's time over fastbn's (above 1 fastbn is faster, below 1 slower), and
-fastbn's time over a memory floor (1 is the floor itself; see floor.py).
+The frame has a row per job and library or floor, with seconds; a noisy job has one row of NaN.
+Two kinds of ratios are made of it: a library's time over fastbn's (above 1 fastbn is faster, below
+1 slower), and fastbn's time over a memory floor (1 is the floor itself; see floor.py). A table is
+(title, frame of text). pandas is imported where it is used: asv imports this file without it.
 """
 
 import json
-from math import exp, log
+from importlib.metadata import version
+from math import isnan, log10
 from pathlib import Path
 
-from . import tables
-from .cases import CASES, FAMILIES
+import numpy as np
+
+import fastbn
+
+from .cases import CASES
 from .floor import NAMES
 from .libraries import FILES
 from .measure import Times
-from .tables import significant
-from .timing import Job, Result
+from .timing import Job
 
-STATISTICS = Times._fields
-
-
-class Table:
-    """The results of one operation, layout and kind of output, by one statistic."""
-
-    def __init__(self, results, statistic):
-        job = results[0].job
-        self.statistic = statistic
-        kind = f"{job.operation} into a given output" if job.given else job.operation
-        self.title = f"{kind}, {job.layout}, {job.dtype}, {statistic} microseconds"
-        self.times = {
-            r.job.case: r.times and {k: getattr(v, statistic) for k, v in r.times.items()}
-            for r in results
-        }
-        found = set().union(*(times or () for times in self.times.values()))
-        self.libraries = [name for name in FILES if name in found] or ["fastbn"]  # all noisy
-        self.others = [name for name in self.libraries if name != "fastbn"]
-        self.floors = [name for name in NAMES if name in found]
-
-    @property
-    def headings(self):
-        """Times, ratios to fastbn, ratios of fastbn to the floors."""
-        ratios = [*(f"to {name}" for name in self.others), *(f"of {name}" for name in self.floors)]
-        return ["case", *self.libraries, *ratios]
-
-    def ratios(self, times):
-        """The ratios of a case, None where one is missing."""
-        mine = times["fastbn"]
-        to_others = [times[name] / mine if name in times else None for name in self.others]
-        return to_others + [mine / times[name] for name in self.floors]
-
-    def cases(self):
-        """A row per case."""
-        for case, times in self.times.items():
-            if times is None:
-                yield [case, *["noisy"] * (len(self.headings) - 1)]
-            else:
-                cells = (times.get(name) for name in self.libraries)
-                micros = ["-" if t is None else significant(1e6 * t) for t in cells]
-                yield [case, *micros, *map(_times, self.ratios(times))]
-
-    def summary(self):
-        """For every family of cases and for all: the geometric mean, and the worst ratio."""
-        families = {**FAMILIES, "all": sum(FAMILIES.values(), ())}
-        quiet = {case: times for case, times in self.times.items() if times}
-        worst = [min] * len(self.others) + [max] * len(self.floors)
-        empty = [""] * len(self.libraries)
-        for family, groups in families.items():
-            rows = [self.ratios(t) for case, t in quiet.items() if CASES[case].group in groups]
-            columns = list(zip(*rows, strict=True))
-            for name, kinds in (("geometric mean", [_mean] * len(worst)), ("worst", worst)):
-                if rows:
-                    values = (_of_some(f, c) for f, c in zip(kinds, columns, strict=True))
-                    yield [f"{family}: {name}", *empty, *map(_times, values)]
+COLUMNS = [*Job._fields, "library", *Times._fields]
+JOBS = ["operation", "given", "layout", "dtype"]  # what the cases of one table share
 
 
-def _mean(values):
-    return exp(sum(map(log, values)) / len(values))
+def frame(records):
+    """The times of all jobs, from the records of `timed`."""
+    import pandas as pd
+
+    return pd.DataFrame(records, columns=COLUMNS).astype(dict.fromkeys(Times._fields, float))
 
 
-def _of_some(function, values):
-    some = [value for value in values if value is not None]
-    return function(some) if some else None
-
-
-def _times(ratio):
-    return "-" if ratio is None else f"{significant(ratio)}x"
-
-
-def by_table(results):
-    """The results that belong to one table, in the order of their first."""
-    groups = {}
-    for result in results:
-        groups.setdefault(result.job[:-1], []).append(result)
-    return list(groups.values())
-
-
-def print_tables(results):
-    """All cases, by minima and by medians."""
-    for group in by_table(results):
-        for statistic in STATISTICS:
-            table = Table(group, statistic)
-            tables.show(table.title, table.headings, [*table.cases(), *table.summary()])
-
-
-def markdown(results, caption):
-    """All cases by minima, and a summary by medians."""
-    parts = []
-    for group in by_table(results):
-        least, middle = (Table(group, statistic) for statistic in STATISTICS)
-        rows = [*least.cases(), *least.summary()]
-        parts.append(tables.markdown(least.title, least.headings, rows))
-        at = 1 + len(middle.libraries)
-        if rows := [[row[0], *row[at:]] for row in middle.summary()]:
-            parts.append(tables.markdown("", ["medians", *middle.headings[at:]], rows))
-    return "\n\n".join([*parts, caption])
-
-
-def save(path, results, caption):
+def save(path, times, caption):
     """Write everything that has been measured."""
-    Path(path).write_text(json.dumps({"caption": caption, "results": results}))
+    records = times.astype(object).where(times.notna(), None).to_dict("records")
+    Path(path).write_text(json.dumps({"caption": caption, "times": records}))
 
 
 def load(path):
-    """(results, caption) of a run that was saved."""
+    """(times, caption) of a run that was saved."""
     saved = json.loads(Path(path).read_text())
-    return [
-        Result(Job(*job), times and {k: Times(*v) for k, v in times.items()}, notes)
-        for job, times, notes in saved["results"]
-    ], saved["caption"]
+    return frame(saved["times"]), saved["caption"]
+
+
+def wide(times, statistic="least"):
+    """Seconds by case, with a column per library and floor."""
+    table = times.pivot(index="case", columns="library", values=statistic)
+    columns = [name for name in (*FILES, *NAMES) if name in table]
+    return table.reindex(index=times["case"].unique(), columns=columns)
+
+
+def ratios(seconds):
+    """A library's time over fastbn's, and fastbn's over each floor; NaN where one is missing."""
+    fastbn = seconds["fastbn"]
+    floors = [name for name in NAMES if name in seconds]
+    libraries = seconds.drop(columns=["fastbn", *floors])
+    of = (1 / seconds[floors]).mul(fastbn, axis=0).add_prefix("of ")
+    return libraries.div(fastbn, axis=0).add_prefix("to ").join(of)
+
+
+def worst(ratio):
+    """The case with the least ratio to a library, or with the largest to a floor."""
+    return ratio.idxmin() if ratio.name.startswith("to ") else ratio.idxmax()
+
+
+def summary(ratios):
+    """The geometric mean and the worst ratio, for each family of cases and for all."""
+    import pandas as pd
+
+    quiet = ratios.dropna(how="all")
+    families = quiet.groupby(lambda case: CASES[case].family, sort=False)
+    rows = {}
+    for family, some in [*families, ("all", quiet)] if len(quiet) else []:
+        rows[f"{family}: geometric mean"] = np.exp(np.log(some).mean())
+        rows[f"{family}: worst"] = some.agg(lambda ratio: ratio.get(worst(ratio)))
+    return pd.DataFrame(rows, index=ratios.columns).T
+
+
+def table(times, statistic):
+    """Times and ratios by case, and the summary beneath, as text."""
+    import pandas as pd
+
+    seconds = wide(times, statistic)
+    compared = ratios(seconds)
+    micros = (1e6 * seconds[[name for name in FILES if name in seconds]]).map(significant)
+    cases = micros.join(compared.map(multiple))
+    cases.loc[seconds["fastbn"].isna()] = "noisy"
+    return pd.concat([cases, summary(compared).map(multiple)]).fillna("").rename_axis("case")
+
+
+def tables(times, medians="cases"):
+    """A table for each operation, layout and kind of output, by minima and then by medians.
+
+    With `medians="summary"`, those by medians have neither cases nor times.
+    """
+    found = []
+    for (operation, given, layout, dtype), group in times.groupby(JOBS, sort=False):
+        title = f"{kind(operation, given)}, {layout}, {dtype}"
+        found += [(f"{title}, {name} microseconds", table(group, name)) for name in Times._fields]
+        if medians == "summary":
+            found[-1] = "", summary(ratios(wide(group, "median"))).map(multiple)
+            found[-1][1].index.name = "medians"
+    return [(title, cells) for title, cells in found if len(cells)]
+
+
+def overview(times):
+    """One table: a row for each operation in each layout, and for rows, over all cases.
+
+    Of each library it has the geometric mean of the ratios to it, and the worst with its case.
+    """
+    import pandas as pd
+
+    rows, flat = {}, times["case"].map(lambda case: len(CASES[case].shape) == 2)
+    data = times["layout"].mask(flat, "rows")
+    for (operation, given), of_kind in times.groupby(JOBS[:2], sort=False):
+        for name, group in of_kind.groupby(data):
+            seconds = wide(group)
+            quiet = seconds.dropna(subset="fastbn")
+            noisy = f", {len(seconds) - len(quiet)} noisy" if len(quiet) < len(seconds) else ""
+            row = rows[f"{kind(operation, given)}, {name}"] = {"cases": f"{len(quiet)}{noisy}"}
+            for to, ratio in ratios(quiet).filter(regex="^to ").items():
+                if ratio.any():
+                    row[to] = multiple(np.exp(np.log(ratio).mean()))
+                    row[f"worst {to}"] = f"{multiple(ratio.min())} {ratio.idxmin()}"
+    cells = pd.DataFrame(rows).T.fillna("").rename_axis("operation, data")
+    dtype = ", ".join(times["dtype"].unique())
+    return [(f"times as long as fastbn takes, {dtype}: geometric mean, and worst case", cells)]
+
+
+def kind(operation, given):
+    """The operation, and where its output goes."""
+    return f"{operation} into a given output" if given else operation
+
+
+def significant(value, digits=3):
+    """A positive number rounded to that many digits, without an exponent; - for NaN."""
+    if isnan(value):
+        return "-"
+    decimals = digits - 1 - int(log10(max(value, 1)))
+    return f"{value:,.{max(decimals, 0)}f}"
+
+
+def multiple(ratio):
+    """A ratio as text."""
+    return "-" if isnan(ratio) else f"{significant(ratio)}x"
+
+
+def markdown(title, cells):
+    """A table in Markdown. The first column is text; in the others, numbers are set right."""
+    headings = cells.index.name, *cells.columns
+    rule = "---", *["---:"] * cells.shape[1]
+    rows = [f"| {' | '.join(row)} |" for row in (headings, rule, *cells.itertuples(name=None))]
+    return "\n".join([f"**{title}**\n", *rows] if title else rows)
+
+
+def text(title, cells):
+    """The same for the terminal."""
+    return f"{title}\n{cells.rename_axis(index=None, columns=cells.index.name).to_string()}\n"
+
+
+def replace(path, marker, new):
+    """Put text between ``<!-- marker -->`` and ``<!-- /marker -->`` in a file."""
+    first, last = f"<!-- {marker} -->\n", f"<!-- /{marker} -->"
+    before, found, rest = Path(path).read_text().partition(first)
+    _, found_too, after = rest.partition(last)
+    if not (found and found_too):
+        raise ValueError(f"{path} should have the lines {first.strip()} and {last.strip()}")
+    Path(path).write_text(before + first + new + "\n" + last + after)
+
+
+def machine(libraries=("fastbn", "PyTorch")):
+    """Processor, threads and who runs them, and versions, for a caption after the calls."""
+    info = fastbn.config_info()
+    threads = f"{info['threads']} thread{'s' if info['threads'] > 1 else ''}"
+    layer = f"Numba's threading layer {info['threading_layer']}"
+    versions = [f"{p} {info[p.lower()]}" for p in ("Python", "fastbn", "NumPy", "Numba")]
+    more = {"torch": "PyTorch", "jax": "JAX"}
+    modules = dict.fromkeys(FILES[library][1] for library in libraries)
+    versions += [f"{more[module]} {version(module)}" for module in modules if module in more]
+    return ", ".join([info["cpu"], threads, layer, *versions])

@@ -1,5 +1,6 @@
 """Time libraries and the memory floor on one case, in one process, after a check of the results."""
 
+from math import nan
 from typing import NamedTuple
 
 import numpy as np
@@ -7,10 +8,10 @@ import numpy as np
 from . import floor
 from .cases import CASES, Data
 from .libraries import arrays, prepared
-from .measure import Times, interleaved, quietly
+from .measure import Times, in_turn, quietly
 
 TOLERANCE = {"float32": 1e-6, "float64": 1e-10}  # of the largest value of each result
-# NumPy and PyTorch sum long float32 channels in float32: up to 3e-3 off where fastbn is within 2e-7
+# NumPy and PyTorch sum long float32 channels in float32, see `python -m benchmarks.accuracy`
 TOLERANCE_OF_OTHERS = 1e-2
 
 
@@ -27,22 +28,18 @@ class Job(NamedTuple):
         return f"{self.operation}{' into out' * self.given} of {self.case}, {self.layout}"
 
 
-class Result(NamedTuple):
-    """The times of a job by library and floor; None if the machine was too noisy."""
-
-    job: Job
-    times: dict[str, Times] | None
-    notes: list[str]  # which libraries failed, and how
-
-
 def timed(job, libraries, seconds):
-    """Check the libraries that can do a job, and time them beside the floors."""
+    """(records, notes): the times of a job by library and floor, and which libraries failed.
+
+    A record is a row of the table in report.py. If the machine was too noisy there is one, with
+    NaN for the times of fastbn.
+    """
     data = Data(CASES[job.case], job.layout, job.dtype)
     calls, notes = checked(job, data, libraries)
-    for name, variants in floor.calls(job.operation, data, job.given).items():
-        calls |= {(name, k): call for k, call in enumerate(variants)}
-    times = quietly(lambda: interleaved(calls, seconds))
-    return Result(job, times and best(times), notes)
+    turns = {library: [call] for library, call in calls.items()}
+    turns |= floor.calls(job.operation, data, job.given)
+    times = quietly(lambda: in_turn(turns, seconds)) or {"fastbn": Times(nan, nan)}
+    return [job._asdict() | {"library": k} | t._asdict() for k, t in times.items()], notes
 
 
 def checked(job, data, libraries):
@@ -71,12 +68,3 @@ def check(library, result, expected, job):
         error = np.max(np.abs(want - got)) / np.max(np.abs(want))
         if not error <= allowed:
             raise AssertionError(f"{job}: {library} is off by {error:.1e}")
-
-
-def best(times):
-    """The same with one entry for the variants of a floor: the least of each statistic."""
-    names = dict.fromkeys(name[0] if isinstance(name, tuple) else name for name in times)
-    return {
-        name: Times(*map(min, zip(*(times[k] for k in times if name in (k, k[0])), strict=True)))
-        for name in names
-    }

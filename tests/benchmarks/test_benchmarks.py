@@ -1,15 +1,17 @@
-"""The benchmarks: the floor moves its data, libraries compute the same, tables hide nothing."""
+"""The benchmarks: the floor moves its data, libraries compute the same, noise is noticed."""
 
+from time import sleep
+
+import numba
 import numpy as np
 import pytest
 from data import normals
 
-from benchmarks import floor, report, tables
+from benchmarks import floor, measure
 from benchmarks.cases import CASES, Case, Data
+from benchmarks.copies import copy
 from benchmarks.libraries import OPERATIONS, installed
-from benchmarks.measure import Times
-from benchmarks.sweeps import sweep
-from benchmarks.timing import Job, Result, check, checked
+from benchmarks.timing import Job, check, checked
 
 OTHERS = [name for name in installed() if name in ("NumPy", "PyTorch")]  # nothing to compile
 
@@ -17,21 +19,23 @@ OTHERS = [name for name in installed() if name in ("NumPy", "PyTorch")]  # nothi
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("places", [False, True])
-@pytest.mark.parametrize("stream", [False, True])
-def test_sweeps_read_and_write_every_value(dtype, threads, places, stream):
+@pytest.mark.parametrize("nontemporal", [False, True])
+def test_copies_read_and_write_every_value(dtype, threads, places, nontemporal):
+    before = numba.get_num_threads()
     for n in (0, 1, 15, 16, 1000, 4099):
         x, dy = normals((2, n), dtype)
         for start in (0, 1, 7, 16):  # outputs that begin anywhere in a line of memory
             room = np.full(n + 32, 7, dtype)
             out = room[start : start + n]
-            _, sums = sweep(threads, [x], out, True, places, stream)
+            _, sums = copy(threads, [x], out, True, places, nontemporal)
             np.testing.assert_array_equal(out, x)
             np.testing.assert_allclose(sums.sum(), x.sum(), atol=1e-2)
-            _, sums = sweep(threads, [x, dy], out, True, places, stream)
+            _, sums = copy(threads, [x, dy], out, True, places, nontemporal)
             np.testing.assert_array_equal(out, x + dy)
             np.testing.assert_allclose(sums.sum(), (x + dy).sum(), atol=1e-2)
             assert (room[:start] == 7).all()
             assert (room[start + n :] == 7).all()
+    assert numba.get_num_threads() == before
 
 
 @pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
@@ -54,50 +58,6 @@ def test_floors_move_the_data_of_an_operation(layout, given):
         np.testing.assert_allclose(sums.sum(), d.x.sum(), rtol=1e-4)
 
 
-def results(*times):
-    jobs = [Job("forward", False, "channels_first", "float32", case) for case in list(CASES)]
-    return [Result(job, t, []) for job, t in zip(jobs, times, strict=False)]
-
-
-def times(fastbn, torch, floor):
-    """Minima; medians are twice as long."""
-    found = {"fastbn": fastbn, "PyTorch": torch, "one pass": floor}
-    return {name: Times(t * 1e-6, 2e-6 * t) for name, t in found.items() if t}
-
-
-def test_losses_are_reported_like_wins():
-    table = report.Table(results(times(10, 40, 5), times(20, 10, 5), None), "median")
-    assert table.headings == ["case", "fastbn", "PyTorch", "to PyTorch", "of one pass"]
-    cells = [row[1:] for row in table.cases()]
-    assert cells[0] == ["20.0", "80.0", "4.00x", "2.00x"]
-    assert cells[1] == ["40.0", "20.0", "0.50x", "4.00x"]
-    assert cells[2] == ["noisy"] * 4
-    summary = {row[0]: row[3:] for row in table.summary()}
-    assert summary["resnet50: geometric mean"] == ["1.41x", "2.83x"]
-    assert summary["all: worst"] == ["0.50x", "4.00x"]
-
-
-def test_a_library_that_fails_leaves_a_gap():
-    table = report.Table(results(times(10, 40, 5), times(20, None, 5)), "least")
-    assert [row[2:4] for row in table.cases()] == [["40.0", "4.00x"], ["-", "-"]]
-    assert next(table.summary())[3:] == ["4.00x", "2.83x"]
-
-
-def test_results_survive_a_file(tmp_path):
-    found = results(times(10, 40, 5), None)
-    report.save(tmp_path / "run.json", found, "caption")
-    assert report.load(tmp_path / "run.json") == (found, "caption")
-
-
-def test_only_what_is_between_the_marks_is_replaced(tmp_path):
-    file = tmp_path / "README.md"
-    file.write_text("a\n<!-- compare -->\nold\n<!-- /compare -->\nb\n")
-    tables.replace(file, "compare", "new\ntable")
-    assert file.read_text() == "a\n<!-- compare -->\nnew\ntable\n<!-- /compare -->\nb\n"
-    with pytest.raises(ValueError, match="should have the lines <!-- other -->"):
-        tables.replace(file, "other", "")
-
-
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_library_computes_every_operation(operation):
     """Against float64, which `checked` sees to; into given outputs, too."""
@@ -115,3 +75,22 @@ def test_a_wrong_result_is_not_timed():
     job = Job("forward", False, "channels_first", "float32", "small-8x16")
     with pytest.raises(AssertionError, match="small-8x16, channels_first: NumPy is off by"):
         check("NumPy", [np.array([1.0, 2.1])], [np.array([1.0, 2.0])], job)
+
+
+def test_the_best_of_several_calls_under_one_name_counts():
+    def after(seconds):
+        return lambda: sleep(seconds)
+
+    times = measure.in_turn({"one": [after(0.001)], "two": [after(0.02), after(0.001)]}, 0, 1)
+    assert times["two"].least < 0.01
+    assert times["two"].median < 0.01
+
+
+def test_a_noisy_attempt_is_repeated(monkeypatch):
+    """Clock, this process and all processes: others take all of one CPU, then nothing."""
+    readings = iter([(0, 0, 0), (1, 0, 1e3), (2, 0, 1e3), (3, 1, 1e3 + 1)])
+    monkeypatch.setattr(measure, "busy", lambda: next(readings))
+    attempts = iter("ab")
+    assert measure.quietly(lambda: next(attempts)) == "b"
+    readings = iter([(0, 0, 0), (1, 0, 1e3)] * 5)
+    assert measure.quietly(lambda: "noisy") is None

@@ -1,4 +1,4 @@
-"""Compiled sweeps over flat arrays that move data and do nothing else: see floor.py."""
+"""A compiled copy of flat arrays that moves data and does nothing else: see floor.py."""
 
 import numba
 import numpy as np
@@ -14,8 +14,8 @@ _block = numba.njit(error_model="numpy", fastmath={"reassoc", "nsz"})
 
 
 @intrinsic
-def _store_past_caches(typing, out, x, dy, i):
-    """``out[i:] = x[i:] (+ dy[i:])`` for a vector that is aligned in ``out``."""
+def _store_nontemporal(typing, out, x, dy, i):
+    """``out[i:] = x[i:] (+ dy[i:])`` past the caches, for a vector that is aligned in ``out``."""
 
     def codegen(context, builder, signature, args):
         def vector(k):
@@ -41,7 +41,7 @@ def _store_past_caches(typing, out, x, dy, i):
 
 @intrinsic
 def _fence(typing):
-    """Order streaming stores before whatever comes next."""
+    """Order non-temporal stores before whatever comes next."""
 
     def codegen(context, builder, signature, args):
         builder.fence("seq_cst")
@@ -61,7 +61,7 @@ def _read(x, dy, first, last):
 
 @_block
 def _read_places(x, dy, first, last):
-    """The same, from several places at once: of both arrays, more would fall into one cache set."""
+    """`_read` at eight places at once, or four: more of two arrays would share a cache set."""
     places = EIGHT if dy is None else FOUR
     d, total = (last - first) // places, x.dtype.type(0)
     for i in range(first, first + d):
@@ -71,23 +71,23 @@ def _read_places(x, dy, first, last):
 
 
 @_block
-def _write(out, x, dy, first, last, stream):
+def _write(out, x, dy, first, last, nontemporal):
     """``out = x (+ dy)`` over a range."""
-    if stream:
+    if nontemporal:
         lanes = np.uintp(VECTOR_BYTES // out.itemsize)
         start = np.uintp(out.ctypes.data) // np.uintp(out.itemsize)
         head = min(last, first + (lanes - (start + first) % lanes) % lanes)
         _write(out, x, dy, first, head, False)
         first = head
         while first + lanes <= last:
-            _store_past_caches(out, x, dy, first)
+            _store_nontemporal(out, x, dy, first)
             first += lanes
         _fence()
     for i in range(first, last):
         out[i] = x[i] if dy is None else x[i] + dy[i]
 
 
-def _sweep(threads, x, dy, out, sums, read, places, stream):
+def _shares(threads, x, dy, out, sums, read, places, nontemporal):
     """Read x (and dy), then write their sum to out; each thread has one share of the values."""
     n, team = np.uintp(x.size), np.uintp(threads)
     if read:
@@ -100,22 +100,29 @@ def _sweep(threads, x, dy, out, sums, read, places, stream):
     if out is not None:
         for t in prange(threads):
             first, last = n * np.uintp(t) // team, n * (np.uintp(t) + ONE) // team
-            _write(out, x, dy, first, last, stream)
+            _write(out, x, dy, first, last, nontemporal)
 
 
-_serial = numba.njit(error_model="numpy")(_sweep)
-_parallel = numba.njit(error_model="numpy", parallel={"fusion": False})(_sweep)
+_serial = numba.njit(error_model="numpy")(_shares)
+_parallel = numba.njit(error_model="numpy", parallel={"fusion": False})(_shares)
 
 
-def sweep(threads, inputs, out=None, read=False, places=False, stream=False):
+def copy(threads, inputs, out=None, read=False, places=False, nontemporal=False):
     """Read the inputs if asked to, and write their sum into `out` if there is one.
 
-    With ``places``, each thread reads from several places of memory at once.
-
-    Returns `out`, and of what has been read a sum for each thread.
+    With `places`, each thread reads from several places of memory at once; with `nontemporal`, it
+    writes past the caches. Returns `out`, and of what has been read a sum for each thread.
     """
     x, *dy = inputs
     sums = np.zeros(threads, x.dtype)
-    run = _serial if threads == 1 else _parallel
-    run(threads, x, dy[0] if dy else None, out, sums, read, places, stream)
+    arguments = threads, x, dy[0] if dy else None, out, sums, read, places, nontemporal
+    if threads == 1:
+        _serial(*arguments)
+    else:
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        try:
+            _parallel(*arguments)
+        finally:
+            numba.set_num_threads(before)
     return out, sums
