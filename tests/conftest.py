@@ -8,6 +8,9 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "8")
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Their assertions say what was found, as those of test files do.
+pytest.register_assert_rewrite("agreement", "calls", "data", "refusals")
+
 settings.register_profile(
     "fastbn",
     deadline=None,  # the first example compiles
@@ -21,7 +24,7 @@ settings.load_profile("fastbn")
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--fuzz-seconds", type=float, default=2.0, help="how long tests/test_fuzz.py searches"
+        "--fuzz-seconds", type=float, default=2.0, help="how long test_fuzz.py searches"
     )
     parser.addoption(
         "--fuzz-seed", type=int, default=0, help="its first case; a failure prints its own"
@@ -36,3 +39,22 @@ def keep_threads():
     before = fastbn.get_num_threads()
     yield
     fastbn.set_num_threads(before)
+
+
+@pytest.fixture
+def small_cache(monkeypatch):
+    """A last-level cache of a few bytes: every store that may is a non-temporal one."""
+    from fastbn._arrays import layout
+    from fastbn._runtime import info
+
+    monkeypatch.setattr(info, "last_level_cache", lambda: 1)
+    layout._layout.cache_clear()
+    yield
+    layout._layout.cache_clear()
+
+
+@pytest.fixture(params=["plain", "nontemporal"])
+def stores(request):
+    """Each of the two kinds of stores, in turn."""
+    if request.param == "nontemporal":
+        request.getfixturevalue("small_cache")

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from agreement import Oracle
-from data import LAYOUTS, channels_last, normals, problem
+from data import DTYPES, LAYOUTS, channels_last, normals, problem
 
 import fastbn
 
@@ -149,7 +149,7 @@ ODD_VECTORS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ODD_VECTORS)
 def test_odd_parameters_and_statistics(name, dtype):
     vector, (x, dy, _, _) = ODD_VECTORS[name], problem((6, 3, 5), dtype)

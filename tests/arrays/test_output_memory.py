@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 import fastbn
-from fastbn import _memory
+from fastbn._arrays import memory
 
-SIZE = _memory.LEAST + 12345
+SIZE = memory.MINIMUM + 12345
 KEEPS = hasattr(mmap, "MADV_FREE") and hasattr(mmap, "MADV_HUGEPAGE")
 pytestmark = pytest.mark.skipif(not KEEPS, reason="the system cannot take memory back")
 
 
 @pytest.fixture(autouse=True)
 def empty_pool(monkeypatch):
-    monkeypatch.setattr(_memory, "_free", {})
+    monkeypatch.setattr(memory, "_free", {})
 
 
 def address(array):
@@ -26,40 +26,40 @@ def address(array):
 
 
 def test_dropped_memory_is_used_again():
-    first = _memory.empty(SIZE)
+    first = memory.empty(SIZE)
     place = address(first)
     view = first[100:200]
     view[...] = 7
     del first
-    other = _memory.empty(SIZE)
+    other = memory.empty(SIZE)
     other[...] = 1
     assert address(other) != place  # a view is alive
     assert np.all(view == 7)
     del view
-    assert address(_memory.empty(SIZE)) == place
+    assert address(memory.empty(SIZE)) == place
 
 
 def test_sizes_do_not_mix():
-    _memory.empty(SIZE)
-    larger = _memory.empty(2 * SIZE)
+    memory.empty(SIZE)
+    larger = memory.empty(2 * SIZE)
     larger[...] = 1
     assert larger.size >= 2 * SIZE
 
 
 def test_no_more_than_the_limit_is_kept(monkeypatch):
-    monkeypatch.setattr(_memory, "KEEP", 1 << 40)
-    _memory.empty(SIZE)
-    assert not _memory._free
+    monkeypatch.setattr(memory, "KEEP", 1 << 40)
+    memory.empty(SIZE)
+    assert not memory._free
 
 
 def test_small_outputs_do_not_need_it():
-    assert _memory.empty(_memory.LEAST - 1) is None
+    assert memory.empty(memory.MINIMUM - 1) is None
 
 
 def test_forward_without_it(monkeypatch):
     x = np.random.default_rng(0).normal(size=(150_000, 64)).astype(np.float32)
     kept = fastbn.forward(x)[0]
-    assert isinstance(kept.base, np.ndarray | _memory._Block)
+    assert isinstance(kept.base, np.ndarray | memory._Block)
     monkeypatch.delattr(mmap, "MADV_FREE")
     np.testing.assert_array_equal(fastbn.forward(x)[0], kept)
 
@@ -78,7 +78,7 @@ def test_copies_stand_alone():
 
 def test_threads_get_memory_of_their_own():
     def fill(k):
-        mine = _memory.empty(SIZE)
+        mine = memory.empty(SIZE)
         mine[...] = k
         return bool(np.all(mine == k))
 

@@ -1,99 +1,63 @@
 """The last digit, against exact fractions: offset ladder, outliers, constants, extreme scales."""
 
-from fractions import Fraction
 from functools import cache
 
 import numpy as np
 import pytest
-from data import DTYPES, channels_last, exact, ladder, normals, problem
-from process import run_python
-from reference import exact_backward, exact_forward, exact_statistics
+from agreement import (
+    assert_outputs,
+    assert_relative,
+    assert_statistics,
+    mean_ulps,
+    output_ulps,
+    var_ulps,
+)
+from data import DTYPES, LAYOUTS, channels_last, exact, ladder, normals, problem
+from process import run_to_end
+from reference import by_channel, exact_backward, exact_forward, exact_statistics
 from reference import forward as oracle
+from shapes import EXACT
 
 import fastbn
 
-# name: shape, channel axis, memory
-CASES = {
-    "long rows": ((2, 3, 2500), 1, np.ascontiguousarray),
-    "rows": ((20, 3, 17, 17), 1, np.ascontiguousarray),
-    "short rows": ((100, 3, 7, 7), 1, np.ascontiguousarray),
-    "NHWC": ((10, 22, 22, 3), -1, np.ascontiguousarray),
-    "NCHW view of NHWC": ((10, 3, 22, 22), 1, channels_last),
-    "N D": ((5000, 3), 1, np.ascontiguousarray),
-    "N D wide": ((64, 70), 1, np.ascontiguousarray),
-}
 LADDER = [(np.float32, o) for o in (0, 1, 1e2, 1e4, 1e6)]
 LADDER += [(np.float64, o) for o in (0, 1, 1e2, 1e4, 1e6, 1e9)]
 
 
-def ulp(dtype, value):
-    return float(np.spacing(dtype(abs(float(value)))))
-
-
-def mean_ulps(dtype):
-    return 1 if dtype == np.float32 else 4
-
-
-def var_ulps(dtype):
-    return 2 if dtype == np.float32 else 64
-
-
-def output_ulps(dtype, offset):
-    return 4 if dtype == np.float32 else 16 + 2 * (1 + offset)
-
-
-def channels(x, channel_axis):
-    return np.moveaxis(x, channel_axis, 0).reshape(x.shape[channel_axis], -1)
-
-
-def assert_statistics(stats, truth, dtype):
-    """Bounds in units in the last place of |mean| + std and of the variance; truth is exact."""
-    var = stats.var()
-    for c, (exact_mean, exact_var) in enumerate(truth):
-        unit = ulp(dtype, abs(exact_mean) + Fraction(float(exact_var) ** 0.5))
-        assert abs(Fraction(stats.mean[c]) - exact_mean) <= mean_ulps(dtype) * unit
-        assert abs(Fraction(var[c]) - exact_var) <= var_ulps(dtype) * ulp(dtype, exact_var)
-
-
-def assert_outputs(y, expected, dtype, ulps):
-    unit = np.spacing(np.maximum(np.abs(expected), 1).astype(dtype)).astype(np.float64)
-    assert np.max(np.abs(y.astype(np.float64) - expected) / unit) <= ulps
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EXACT)
 @pytest.mark.parametrize(("dtype", "offset"), LADDER)
 def test_ladder_forward(case, dtype, offset):
-    shape, axis, memory = CASES[case]
-    x = memory(ladder(shape, dtype, offset, channel_axis=axis))
+    shape, axis, memory = EXACT[case]
+    x = LAYOUTS[memory](ladder(shape, dtype, offset, channel_axis=axis))
     y, saved = fastbn.forward(x, eps=0.0, channel_axis=axis)
-    rows = channels(x, axis)
+    rows = by_channel(x, axis)
     truth = [exact_statistics(values) for values in rows]
     assert_statistics(saved.stats, truth, dtype)
     assert_statistics(fastbn.batch_stats(x, channel_axis=axis), truth, dtype)
     expected = np.stack([exact_forward(values) for values in rows])
-    assert_outputs(channels(y, axis), expected, dtype, output_ulps(dtype, offset))
+    assert_outputs(by_channel(y, axis), expected, dtype, output_ulps(dtype, offset))
     fixed = fastbn.normalize(x, saved.stats, eps=0.0, channel_axis=axis)
-    assert_outputs(channels(fixed, axis), expected, dtype, output_ulps(dtype, offset))
+    assert_outputs(by_channel(fixed, axis), expected, dtype, output_ulps(dtype, offset))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EXACT)
 @pytest.mark.parametrize(("dtype", "offset"), LADDER)
 def test_ladder_backward(case, dtype, offset):
-    shape, axis, memory = CASES[case]
-    x = memory(ladder(shape, dtype, offset, channel_axis=axis))
-    dy = memory(normals(shape, dtype, seed=1))
+    shape, axis, memory = EXACT[case]
+    x = LAYOUTS[memory](ladder(shape, dtype, offset, channel_axis=axis))
+    dy = LAYOUTS[memory](normals(shape, dtype, seed=1))
     weight = np.linspace(0.5, 2.0, shape[axis]).astype(dtype)
     _, saved = fastbn.forward(x, weight, channel_axis=axis)
     grads = fastbn.backward(dy, saved)
     exacts = [
         exact_backward(g, values, float(w), 1e-5)
-        for g, values, w in zip(channels(dy, axis), channels(x, axis), weight, strict=True)
+        for g, values, w in zip(by_channel(dy, axis), by_channel(x, axis), weight, strict=True)
     ]
     # float64's own bound: what the outputs may be off, through a mean of |dy * xhat| below 1
     relative = 1e-5 if dtype == np.float32 else 4e-16 * output_ulps(dtype, offset)
-    got = channels(grads.dx, axis), grads.dweight, grads.dbias
+    got = by_channel(grads.dx, axis), grads.dweight, grads.dbias
     for mine, truth in zip(got, map(np.array, zip(*exacts, strict=True)), strict=True):
-        assert np.max(np.abs(mine - truth)) <= relative * np.max(np.abs(truth))
+        assert_relative(mine, truth, relative)
 
 
 @cache
@@ -131,18 +95,18 @@ def test_an_outlier_of_any_size(dtype, place, size):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("away", [1.0, 4.0, -7.5])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", EXACT)
 def test_first_values_away_from_the_mean(case, away, dtype):
     """A channel's first value makes a poor estimate of its mean when it is an unusual one."""
-    shape, axis, memory = CASES[case]
+    shape, axis, memory = EXACT[case]
     x = normals(shape, dtype, seed=3)
     np.moveaxis(x, axis, -1)[(0,) * (x.ndim - 1)] = away
-    x = memory(x)
+    x = LAYOUTS[memory](x)
     y, saved = fastbn.forward(x, eps=0.0, channel_axis=axis)
-    rows = channels(x, axis)
+    rows = by_channel(x, axis)
     assert_statistics(saved.stats, [exact_statistics(values) for values in rows], dtype)
     expected = np.stack([exact_forward(values) for values in rows])
-    assert_outputs(channels(y, axis), expected, dtype, output_ulps(dtype, 0))
+    assert_outputs(by_channel(y, axis), expected, dtype, output_ulps(dtype, 0))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -156,7 +120,7 @@ def test_constant_channel(dtype, eps, shape, value):
     assert np.all(saved.stats.m2 == 0)
     assert np.all(saved.stats.var() == 0)
     assert np.all(saved.stats.mean == x.flat[0])
-    assert np.all(channels(y, 1) == bias[:, None])
+    assert np.all(by_channel(y, 1) == bias[:, None])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -167,9 +131,9 @@ def test_extreme_scales(dtype, shape, scale, offset):
     x = normals(shape, offset=offset) * scale
     x = x.astype(dtype)
     y, saved = fastbn.forward(x, eps=0.0)
-    rows = channels(x, 1)
+    rows = by_channel(x, 1)
     expected = np.stack([exact_forward(values) for values in rows])
-    assert_outputs(channels(y, 1), expected, dtype, output_ulps(dtype, offset))
+    assert_outputs(by_channel(y, 1), expected, dtype, output_ulps(dtype, offset))
     for c, (mean, var) in enumerate(map(exact_statistics, rows)):
         unit = mean_ulps(dtype) * np.finfo(dtype).eps * (abs(float(mean)) + scale)
         assert abs(saved.stats.mean[c] - float(mean)) <= unit
@@ -196,8 +160,8 @@ def test_exact_data_has_no_tolerance(dtype, shape, axis):
     y, saved = fastbn.forward(x, eps=0.0, channel_axis=axis)
     np.testing.assert_array_equal(saved.stats.mean, mean)
     np.testing.assert_array_equal(saved.stats.var(), std**2)
-    signs = (channels(x, axis) - mean[:, None]) / std[:, None]
-    np.testing.assert_array_equal(channels(y, axis), signs)
+    signs = (by_channel(x, axis) - mean[:, None]) / std[:, None]
+    np.testing.assert_array_equal(by_channel(y, axis), signs)
     # dy = xhat + 1 lies in the space that batch norm removes: its gradient is zero
     grads = fastbn.backward(y + 1, saved)
     np.testing.assert_array_equal(grads.dx, 0)
@@ -211,7 +175,9 @@ def test_exact_data_in_random_order(shape):
     y, saved = fastbn.forward(x, eps=0.0)
     np.testing.assert_allclose(saved.stats.mean, mean, rtol=1e-15, atol=1e-15)
     np.testing.assert_allclose(saved.stats.var(), std**2, rtol=1e-14)
-    np.testing.assert_array_equal(channels(y, 1), (channels(x, 1) - mean[:, None]) / std[:, None])
+    np.testing.assert_array_equal(
+        by_channel(y, 1), (by_channel(x, 1) - mean[:, None]) / std[:, None]
+    )
 
 
 @pytest.mark.parametrize("offset", [1e4, 1e6])
@@ -226,16 +192,17 @@ def test_layouts_agree_far_from_zero(offset):
 
 OLD_PROCESSOR = """
 import numpy as np
+from agreement import assert_statistics
 from data import ladder
-from test_accuracy import assert_statistics, channels, exact_statistics
+from reference import by_channel, exact_statistics
 import fastbn
 
 x = ladder((2, 3, 2500), np.float64, 1e9, channel_axis=1)
-assert_statistics(fastbn.batch_stats(x), [exact_statistics(v) for v in channels(x, 1)], np.float64)
-print("done")
+truth = [exact_statistics(values) for values in by_channel(x, 1)]
+assert_statistics(fastbn.batch_stats(x), truth, np.float64)
 """
 
 
 def test_long_rows_on_a_processor_with_short_vectors():
     """Fewer lanes make longer sums."""
-    assert run_python(OLD_PROCESSOR, NUMBA_CPU_NAME="generic") == "done\n"
+    run_to_end(OLD_PROCESSOR, NUMBA_CPU_NAME="generic")

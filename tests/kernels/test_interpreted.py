@@ -1,6 +1,16 @@
-"""The kernels as plain Python: the same results, and an index out of bounds is an error there."""
+"""The kernels as plain Python: right results, and an access outside of an array is an error.
 
+Compiled kernels check nothing. These do: every vector that is loaded or stored, every single value,
+every part of a workspace, and that non-temporal stores lie on whole lines.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
 from process import run_python
+
+import fastbn
 
 CODE = """
 import numba
@@ -10,25 +20,102 @@ import reference
 from data import problem
 import fastbn
 
-SHAPES = (3, 2, 40), (9, 2, 17), (2, 3, 130), (20, 3), (3, 5, 4), (70, 2, 2), (2, 1100), (1, 1, 7)
+np.seterr(all="ignore")  # as in compiled code: lanes that no channel has may hold anything
+from fastbn._arrays import layout
+from fastbn._runtime import info
 
-for dtype in (np.float32, np.float64):
-    for shape in SHAPES:
-        x, dy, weight, bias = problem(shape, dtype)
-        x[0, 0] += 1000  # an outlier in first place
-        y, saved = fastbn.forward(x, weight, bias)
-        tolerance = 64 * np.finfo(dtype).eps * 40
-        np.testing.assert_allclose(y, reference.forward(x, weight, bias), 0, tolerance)
-        for mine, truth in zip(
-            fastbn.backward(dy, saved)[:3], reference.backward(dy, x, weight), strict=True
-        ):
-            np.testing.assert_allclose(mine, truth, 0, tolerance * 10)
-        fixed, kept = fastbn.forward(x, weight, bias, stats=saved.stats)
-        np.testing.assert_array_equal(fixed, y)
-        assert fastbn.backward(dy, kept).dx.shape == x.shape
+ROWS = (3, 2, 40), (9, 2, 17), (2, 3, 130), (2, 1100), (1, 2, 1100), (17, 3, 33)
+COLUMNS = (20, 3), (3, 5, 4), (70, 2, 2), (1, 1, 7), (33, 16), (41, 70), (9, 2, 3), (40, 67)
+MANY = (9, 4100), (2, 1400, 3)  # wider than a tile
+
+def check(x, dy, weight, bias):
+    tolerance = 64 * np.finfo(x.dtype).eps * 40
+    y, saved = fastbn.forward(x, weight, bias)
+    np.testing.assert_allclose(y, reference.forward(x, weight, bias), 0, tolerance)
+    grads, truth = fastbn.backward(dy, saved), reference.backward(dy, x, weight)
+    for mine, expected in zip(grads, truth):
+        np.testing.assert_allclose(mine, expected, 0, tolerance * 10)
+    fixed, kept = fastbn.forward(x, weight, bias, stats=saved.stats)
+    np.testing.assert_array_equal(fixed, y)
+    assert fastbn.backward(dy, kept).dx.shape == x.shape
+    mean, var = saved.stats.mean, saved.stats.var()
+    np.testing.assert_allclose(fastbn.batch_norm(x, mean, var, weight, bias), y, 0, tolerance)
+
+for cache in (1 << 30, 1):  # plain stores, and non-temporal ones
+    info.last_level_cache = lambda: cache
+    layout._layout.cache_clear()
+    for dtype in (np.float32, np.float64):
+        for shape in ROWS + COLUMNS + MANY:
+            x, dy, weight, bias = problem(shape, dtype)
+            check(x, dy, weight, bias)
+            x[0, 0] += 1000  # an outlier in first place
+            check(x, dy, weight, bias)
 print("done")
 """
 
 
+def interpreted(path=None):
+    """Run the code on the package at a path; its standard error, empty if all is right."""
+    settings = {"NUMBA_DISABLE_JIT": "1"}
+    code = f"import sys; sys.path.insert(0, {str(path)!r})\n{CODE}" if path else CODE
+    try:
+        assert run_python(code, **settings) == "done\n"
+    except AssertionError as error:
+        return str(error)
+    return ""
+
+
 def test_without_compilation():
-    assert run_python(CODE, NUMBA_DISABLE_JIT="1") == "done\n"
+    assert interpreted() == ""
+
+
+# Ways of a kernel to go too far: the file, what stands there, what to put there, the error.
+OVERRUNS = {
+    "a vector too many in rows": (
+        "rows.py",
+        "            while o < full:\n                affine_nontemporal",
+        "            while o < full + lanes:\n                affine_nontemporal",
+        "IndexError",
+    ),
+    "a row too many in columns": (
+        "columns.py",
+        "    for _ in range(rows):\n        for j in",
+        "    for _ in range(rows + ONE):\n        for j in",
+        "AssertionError",  # of a result: what it reads exists
+    ),
+    "a value too many in columns": (
+        "columns.py",
+        "    while o < stop:\n        affine_one",
+        "    while o <= stop:\n        affine_one",
+        "IndexError",
+    ),
+    "a coefficient too few": (
+        "columns.py",
+        "    size = plan.write_width + lanes\n",
+        "    size = plan.write_width\n",
+        "IndexError",
+    ),
+    "a part of the workspace too small": (
+        "abi.py",
+        '"sums": (2 * c, 0)',
+        '"sums": (c, 0)',
+        "IndexError",
+    ),
+    "a non-temporal store beside a line": (
+        "rows.py",
+        "head = min(stop, o + to_line(out, o)) if plan.aligned != ZERO else o",
+        "head = o",
+        "ValueError: a non-temporal store",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OVERRUNS)
+def test_what_goes_too_far_is_seen(name, tmp_path):
+    file, before, after, error = OVERRUNS[name]
+    package = tmp_path / "fastbn"
+    shutil.copytree(Path(fastbn.__file__).parent, package)
+    source = (package / "_kernels" / file).read_text()
+    assert source.count(before) == 1
+    (package / "_kernels" / file).write_text(source.replace(before, after))
+    assert error in interpreted(tmp_path)

@@ -8,11 +8,11 @@ import subprocess
 import sys
 
 import pytest
-from process import TIMEOUT, run_python
+from process import TIMEOUT, python_path, run_python, stamps
 
 import fastbn
-from fastbn import _threads
-from fastbn.__main__ import _progress, main
+from fastbn._cli import _progress, main
+from fastbn._runtime import threads
 
 
 def command(*arguments, **environment):
@@ -22,13 +22,8 @@ def command(*arguments, **environment):
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | environment,
+        env=os.environ | {"PYTHONPATH": python_path()} | environment,
     )
-
-
-def kernels(directory):
-    """The cache's files, and when each was written."""
-    return {file.name: file.stat().st_mtime_ns for file in directory.glob("fastbn/*")}
 
 
 def counts(process):
@@ -49,7 +44,7 @@ def warm(tmp_path_factory):
 @pytest.fixture
 def as_started(monkeypatch):
     """This process as if nobody had set its number of threads."""
-    monkeypatch.setattr(_threads, "_chosen", None)
+    monkeypatch.setattr(threads, "_chosen", None)
 
 
 def test_info_prints_all_of_config_info(as_started):
@@ -74,7 +69,7 @@ def test_info_names_the_processor_that_numba_is_told_to_compile_for():
 
 def test_warmup_fills_an_empty_cache(warm):
     directory, process = warm
-    assert counts(process) == (len(kernels(directory)), 0)
+    assert counts(process) == (len(stamps(directory)), 0)
     assert process.stdout.strip().endswith(str(directory / "fastbn"))
     lines = process.stderr.splitlines()
     assert lines[0] == "1/8 float32 channels_first forward small"
@@ -112,9 +107,9 @@ for shape in ((2, 3, 5, 5), (8, 6), (300, 2, 2, 2), (32, 64, 14, 14), (3, 4, 80,
 
 def test_warmup_leaves_nothing_to_compile(warm):
     directory, _ = warm
-    before = kernels(directory)
+    before = stamps(directory)
     run_python(CALLS, NUMBA_CACHE_DIR=str(directory))
-    assert before == kernels(directory)
+    assert before == stamps(directory)
 
 
 def test_a_second_warmup_finds_all_of_it_for_any_number_of_threads(warm):
@@ -122,7 +117,7 @@ def test_a_second_warmup_finds_all_of_it_for_any_number_of_threads(warm):
     one = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     arguments = "warmup", "--dtypes", "bfloat16,float32" if has_bfloat16() else "float32"
     process = command(*arguments, NUMBA_CACHE_DIR=str(directory), **one)
-    assert counts(process) == (0, len(kernels(directory)))
+    assert counts(process) == (0, len(stamps(directory)))
 
 
 def has_bfloat16():
@@ -165,14 +160,19 @@ def test_without_rich_there_is_a_line_for_each_step(monkeypatch):
 
 # Stands for the kernels, which take seconds.
 TINY = """
-from fastbn import __main__, _jit
+import warnings
+from fastbn import _cli
+from fastbn._runtime import jit
 
-@_jit.kernel
+@jit.kernel
 def tiny(n):
     return n + 1
 
-__main__.PASSES["forward"] = lambda x, axis: tiny(axis)
-print(__main__.main(["warmup", "--dtypes", "float32", "--passes", "forward"]))
+_cli.PASSES["forward"] = lambda x, axis: tiny(axis)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    code = _cli.main(["warmup", "--dtypes", "float32", "--passes", "forward"])
+print(code, *(warning.category.__name__ for warning in caught))
 """
 
 
@@ -180,7 +180,7 @@ def test_kernels_that_cannot_be_kept_fail_the_warmup(tmp_path):
     in_the_way = tmp_path / "file"
     in_the_way.write_text("where the directory should be")
     assert run_python(TINY, NUMBA_CACHE_DIR=str(tmp_path / "kernels")).endswith("\n0\n")
-    assert run_python(TINY, NUMBA_CACHE_DIR=str(in_the_way)) == "1\n"
+    assert run_python(TINY, NUMBA_CACHE_DIR=str(in_the_way)) == "1 RuntimeWarning\n"
 
 
 @pytest.mark.usefixtures("keep_threads")

@@ -42,7 +42,7 @@ def test_loading_keeps_the_layers_dtype():
     assert bn.weight.dtype == bn.running_mean.dtype == np.float64
 
 
-@pytest.mark.parametrize("key", STATE_KEYS)
+@pytest.mark.parametrize("key", STATE_KEYS[:4])
 def test_missing_and_unknown_keys(key):
     bn = trained()
     before, state = snapshot(bn), BatchNorm(4).state_dict()
@@ -52,6 +52,100 @@ def test_missing_and_unknown_keys(key):
     with pytest.raises(KeyError, match="gamma"):
         bn.load_state_dict(BatchNorm(4).state_dict() | {"gamma": np.ones(4)})
     assert_state(bn, before)
+
+
+COUNT = "num_batches_tracked"
+
+
+@pytest.mark.parametrize("features", [4, None])
+def test_a_state_without_a_count_leaves_the_count(features):
+    """As of checkpoints from before PyTorch 0.4.1."""
+    bn, state = trained() if features else BatchNorm(None), trained().state_dict()
+    before = bn.num_batches_tracked
+    del state[COUNT]
+    bn.load_state_dict(state)
+    assert bn.num_batches_tracked == before == (3 if features else 0)
+    np.testing.assert_array_equal(bn.running_var, state["running_var"])
+
+
+@pytest.mark.parametrize(
+    "count",
+    [5, np.int64(5), np.uint8(5), np.array(5), np.array([5]), np.array([5], np.uint32), [5], (5,)],
+    ids=repr,
+)
+def test_a_count_of_shape_one_or_none(count):
+    bn = trained()
+    bn.load_state_dict(trained().state_dict() | {COUNT: count})
+    assert bn.num_batches_tracked == 5
+    assert type(bn.num_batches_tracked) is int
+
+
+@pytest.mark.parametrize(
+    ("count", "error"),
+    [
+        (np.array([5, 6]), ValueError),
+        (np.array([[5]]), ValueError),
+        (np.array([], int), ValueError),
+        (np.array([5.0]), TypeError),
+        (5.0, TypeError),
+        (True, TypeError),
+        (np.array([True]), TypeError),
+        ("5", TypeError),
+        (None, TypeError),
+        (-1, ValueError),
+        (np.array([-1]), ValueError),
+        (1 << 63, ValueError),
+        (np.array([1 << 63], np.uint64), ValueError),
+    ],
+    ids=repr,
+)
+def test_other_counts_are_refused_and_change_nothing(count, error):
+    bn = trained()
+    before = snapshot(bn)
+    with pytest.raises(error, match=COUNT):
+        bn.load_state_dict(BatchNorm(4).state_dict() | {COUNT: count})
+    assert_state(bn, before)
+
+
+def test_a_layer_without_running_statistics_takes_no_count():
+    bn = BatchNorm(4, track_running_stats=False)
+    with pytest.raises(KeyError, match=COUNT):
+        bn.load_state_dict(bn.state_dict() | {COUNT: 1})
+
+
+class Unconvertible:
+    """As a tensor that has a gradient, or a type that NumPy does not know."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __array__(self, dtype=None, copy=None):
+        raise self.error
+
+
+@pytest.mark.parametrize("key", STATE_KEYS)
+@pytest.mark.parametrize("raised", [RuntimeError, TypeError, ValueError, KeyError])
+def test_values_that_do_not_convert_name_their_key(key, raised):
+    bn = trained()
+    before, expected = snapshot(bn), ValueError if raised is ValueError else TypeError
+    value = Unconvertible(raised("can't be an array"))
+    with pytest.raises(expected, match=f"{key} should be an array, got Unconvertible: .*can't be"):
+        bn.load_state_dict(BatchNorm(4).state_dict() | {key: value})
+    assert_state(bn, before)
+
+
+def test_states_of_pytorch():
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.BatchNorm1d(4)
+    theirs(torch.arange(8.0).reshape(2, 4))
+    bn = BatchNorm(4)
+    bn.load_state_dict(theirs.state_dict())
+    assert_state(bn, {key: value.numpy() for key, value in theirs.state_dict().items()})
+    bn.load_state_dict(theirs.state_dict() | {COUNT: torch.tensor([7])})
+    assert bn.num_batches_tracked == 7
+    for value in (theirs.weight, theirs.weight.detach().bfloat16()):
+        with pytest.raises(TypeError, match=r"weight should be an array, got (Parameter|Tensor)"):
+            bn.load_state_dict(theirs.state_dict() | {"weight": value})
 
 
 @pytest.mark.parametrize("key", STATE_KEYS[:4])

@@ -142,16 +142,47 @@ first.join()
 assert all(finished(child, 150) for child in children)  # each may have to compile
 """
 
+FIRST_ACCESS = """
+import os, sys, threading, time
+import numpy as np
+import fastbn
+
+# A thread makes the very first access, and goes on; the process forks so many seconds later.
+x = np.arange(20_000, dtype=np.float32).reshape(8, 4, 25, 25)
+wrong = []
+
+def work():
+    while not wrong:
+        try:
+            assert abs(fastbn.forward(x)[0].mean()) < 1e-5
+        except BaseException as error:
+            wrong.append(error)
+
+threading.Thread(target=work, daemon=True).start()
+time.sleep({delay})
+pid = os.fork()
+if pid == 0:
+    y, saved = fastbn.forward(x)
+    fastbn.backward(y, saved)
+    os._exit(0 if abs(y.mean()) < 1e-5 else 4)
+end = time.monotonic() + 60
+while not (found := os.waitpid(pid, os.WNOHANG))[0]:
+    assert time.monotonic() < end or os.kill(pid, 9), "the child hangs"
+    time.sleep(0.01)
+assert os.waitstatus_to_exitcode(found[1]) == 0 and not wrong, (found, wrong)
+print("done", flush=True)
+os._exit(0)
+"""
+
 UNGUARDED = """
 # What is imported while no fork waits for it.
-from fastbn import _forks
+from fastbn._runtime import forks
 
-fastbn.forward  # begins with modules of Python's own
 unguarded = set()
 
 def hook(event, args):
     if event == "import" and args[0] not in sys.modules:
-        locks = _forks.importing, getattr(_forks._compiler_lock(), "_lock", None)
+        locks = forks.importing, getattr(forks._compiler_lock(), "_lock", None)
         if not any(lock and lock._is_owned() for lock in locks):
             unguarded.add(args[0])
 
@@ -205,6 +236,14 @@ def test_data_loader(layer):
 @needs_fork
 def test_fork_during_the_first_use():
     run(FIRST_USE)
+
+
+@needs_fork
+@each_layer
+@pytest.mark.parametrize("milliseconds", [0, 1, 2, 3, 4, 6, 8, 10, 15, 20])
+def test_fork_during_the_first_access(layer, milliseconds):
+    code = FIRST_ACCESS.format(delay=milliseconds / 1000)
+    assert run_python(code, timeout=100, **environment(layer)) == "done\n"
 
 
 def test_calls_import_nothing_that_forks_do_not_wait_for():

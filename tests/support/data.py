@@ -58,6 +58,17 @@ def exact(shape, dtype, *, channel_axis=1, seed=0, paired=False):
     return np.ascontiguousarray(x), mean, std
 
 
+def spoil(values, how):
+    """Give a channel an outlier, infinity or NaN in first place, or a constant, or scale it."""
+    first = {"outlier": 1e6, "infinity": np.inf, "NaN": np.nan}
+    if how in first:
+        values[(0,) * values.ndim] = first[how]
+    elif how == "constant":
+        values[...] = 7.25
+    else:
+        values *= np.float32(how)
+
+
 # --- memory: functions that keep the values and change how they are stored -----------------------
 
 
@@ -115,6 +126,16 @@ LAYOUTS = {
     "misaligned": _misaligned,
     "readonly": _readonly,
 }
+
+
+def unaligned(x, offset):
+    """Memory full of 7, and in it an array like x, `offset` values behind a multiple of 64 bytes.
+
+    There are 16 values or more before it and behind it.
+    """
+    raw = np.full(x.size + 64, 7.0, x.dtype)
+    start = -raw.ctypes.data % 64 // x.itemsize + 16 + offset
+    return raw, raw[start : start + x.size].reshape(x.shape)
 
 
 def order(x):

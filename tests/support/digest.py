@@ -1,4 +1,4 @@
-"""One SHA-256 of every kind of call: `python tests/digest.py` prints it, and one a case.
+"""One SHA-256 of every kind of call: `python tests/support/digest.py` prints it, and one a case.
 
 The cases reach every walk through memory: whole arrays and slabs, plain and non-temporal stores,
 sums in float32 and those that need float64, the functions, the layers and the seed interface.
@@ -7,7 +7,7 @@ sums in float32 and those that need float64, the functions, the layers and the s
 import hashlib
 
 import numpy as np
-from data import LAYOUTS, problem
+from data import LAYOUTS, problem, spoil
 
 import fastbn
 
@@ -48,20 +48,11 @@ LARGE = {
 SPOILT = ["short rows", "long rows", "last", "columns", "columns of short runs", "68 MB"]
 
 
-def spoil(x, axis):
+def spoil_some(x, axis):
     """An outlier in first place, 1e30, 1e-30, a constant, infinity and NaN, in channels 0 to 5."""
-    channels = np.moveaxis(x, axis, 0)
-    first = (0,) * (x.ndim - 1)
-    changes = (
-        lambda values: values.__setitem__(first, 1e6),
-        lambda values: np.multiply(values, np.float32(1e30), out=values),
-        lambda values: np.multiply(values, np.float32(1e-30), out=values),
-        lambda values: values.fill(7.25),
-        lambda values: values.__setitem__(first, np.inf),
-        lambda values: values.__setitem__(first, np.nan),
-    )
-    for values, change in zip(channels, changes, strict=False):
-        change(values)
+    changes = "outlier", 1e30, 1e-30, "constant", "infinity", "NaN"
+    for values, how in zip(np.moveaxis(x, axis, 0), changes, strict=False):
+        spoil(values, how)
 
 
 def functions(x, dy, weight, bias, axis):
@@ -104,25 +95,29 @@ def seed_interface(x, dy, weight, bias, axis):
     yield fastbn.batchnorm_forward(rows, weight, bias, param)[0]
 
 
+def sha256(arrays):
+    """The SHA-256 of some arrays; all NaNs count as one."""
+    sha = hashlib.sha256()
+    for a in arrays:
+        a = np.array(a, order="C")
+        if a.dtype.kind == "f":
+            a[np.isnan(a)] = np.nan
+        sha.update(a)
+    return sha.hexdigest()
+
+
 def digest(name, spoilt=False):
-    """The SHA-256 of one case; all NaNs count as one."""
+    """The SHA-256 of one case."""
     shape, axis, dtype, memory = (CASES | LARGE)[name]
     seed = [*CASES, *LARGE].index(name)
     x, dy, weight, bias = problem(shape, np.float32, channel_axis=axis, seed=seed, offset=3.0)
     if spoilt:
-        spoil(x, axis)
+        spoil_some(x, axis)
     x = LAYOUTS[memory]((4 * x).astype(dtype))
     dy = dy.astype(dtype if dtype[0] == "f" else "f8")
     kinds = (functions,) if name in LARGE else (functions, layer, seed_interface)
-    sha = hashlib.sha256()
     with np.errstate(all="ignore"):
-        for kind in kinds:
-            for result in kind(x, dy, weight, bias, axis):
-                result = np.array(result, order="C")
-                if result.dtype.kind == "f":
-                    result[np.isnan(result)] = np.nan
-                sha.update(result)
-    return sha.hexdigest()
+        return sha256(result for kind in kinds for result in kind(x, dy, weight, bias, axis))
 
 
 def digests(cases):

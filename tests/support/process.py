@@ -17,6 +17,7 @@ LAYERS = {
     "workqueue": "numba.np.ufunc.workqueue",
 }
 each_layer = pytest.mark.parametrize("layer", LAYERS)
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 # The tbb wheel puts its library where no loader looks.
 LIBRARIES = os.pathsep.join(
     filter(None, [str(Path(sys.prefix, "lib")), os.environ.get("LD_LIBRARY_PATH")])
@@ -36,9 +37,16 @@ def environment(layer):
     return settings
 
 
+def python_path():
+    """What a child process has to have in PYTHONPATH to import what this one can."""
+    return os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+
+
 def run_python(code, *, timeout=None, **environment):
-    """What the code prints. Warnings are errors; after a time-out its children die with it."""
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    """What the code prints. Warnings are errors; after a time-out its children die with it.
+
+    It may import what stands beside this file.
+    """
     with tempfile.TemporaryDirectory() as directory:
         script = Path(directory) / "script.py"
         script.write_text(code)
@@ -47,7 +55,7 @@ def run_python(code, *, timeout=None, **environment):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": path} | environment,
+            env=os.environ | {"PYTHONPATH": python_path()} | environment,
             start_new_session=True,
         )
         try:
@@ -60,3 +68,13 @@ def run_python(code, *, timeout=None, **environment):
             raise
     assert process.returncode == 0, err or f"exit code {process.returncode}"
     return out
+
+
+def run_to_end(code, **settings):
+    """Run code to its last line: whatever ends it early, even with exit code 0, is a failure."""
+    assert "done" in run_python(code + '\nprint("done")\n', **settings).split()
+
+
+def stamps(cache):
+    """The files of a kernel cache, and when each was written."""
+    return {file.name: file.stat().st_mtime_ns for file in Path(cache, "fastbn").glob("*")}

@@ -12,7 +12,7 @@ import numpy as np
 # --- the float64 oracle: two passes, any rank, any channel axis ---------------------------------
 
 
-def _by_channel(x, channel_axis):
+def by_channel(x, channel_axis):
     """x as a float64 matrix (C, n), one row a channel."""
     x = np.moveaxis(np.asarray(x), channel_axis, 0)
     rows = x.reshape(x.shape[0], math.prod(x.shape[1:]))
@@ -20,7 +20,7 @@ def _by_channel(x, channel_axis):
 
 
 def _shaped(rows, x, channel_axis):
-    """The inverse of `_by_channel`, for an array of x's shape."""
+    """The inverse of `by_channel`, for an array of x's shape."""
     shape = np.moveaxis(np.asarray(x), channel_axis, 0).shape
     return np.moveaxis(rows.reshape(shape), 0, channel_axis)
 
@@ -30,14 +30,14 @@ def _column(vector, default, channels):
     return vector.astype(np.float64)[:, None]
 
 
-def _invstd(var, eps):
+def inverse_deviation(var, eps):
     with np.errstate(divide="ignore"):
         return np.where(var + eps == 0, 0.0, 1 / np.sqrt(var + eps))
 
 
 def statistics(x, channel_axis=1):
     """Mean and population variance of each channel."""
-    rows = _by_channel(x, channel_axis)
+    rows = by_channel(x, channel_axis)
     first = rows[:, :1]  # a constant channel then has a variance of exactly 0
     rows = rows - first
     mean = rows.mean(axis=1)
@@ -46,18 +46,18 @@ def statistics(x, channel_axis=1):
 
 def forward(x, weight=None, bias=None, *, eps=1e-5, channel_axis=1, stats=None):
     """The normalised batch in float64; `stats` is (mean, var), by default the batch's own."""
-    rows = _by_channel(x, channel_axis)
+    rows = by_channel(x, channel_axis)
     mean, var = stats or statistics(x, channel_axis)
-    y = (rows - np.asarray(mean)[:, None]) * _invstd(np.asarray(var), eps)[:, None]
+    y = (rows - np.asarray(mean)[:, None]) * inverse_deviation(np.asarray(var), eps)[:, None]
     y = y * _column(weight, 1.0, len(rows)) + _column(bias, 0.0, len(rows))
     return _shaped(y, x, channel_axis)
 
 
 def backward(dy, x, weight=None, *, eps=1e-5, channel_axis=1, stats=None):
     """(dx, dweight, dbias) in float64; statistics that are given are constants."""
-    rows, grad = _by_channel(x, channel_axis), _by_channel(dy, channel_axis)
+    rows, grad = by_channel(x, channel_axis), by_channel(dy, channel_axis)
     mean, var = stats or statistics(x, channel_axis)
-    invstd = _invstd(np.asarray(var), eps)[:, None]
+    invstd = inverse_deviation(np.asarray(var), eps)[:, None]
     xhat = (rows - np.asarray(mean)[:, None]) * invstd
     dweight, dbias = (grad * xhat).sum(axis=1), grad.sum(axis=1)
     inner = grad

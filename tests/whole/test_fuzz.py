@@ -1,7 +1,7 @@
 """Random problems against the oracle, for as long as is asked.
 
-``python -m pytest tests/test_fuzz.py --fuzz-seconds 600`` searches for ten minutes. A failure names
-its case; ``--fuzz-seed CASE --fuzz-seconds 0`` makes that one alone.
+``python -m pytest tests/whole/test_fuzz.py --fuzz-seconds 600`` searches for ten minutes. A failure
+names its case; ``--fuzz-seed CASE --fuzz-seconds 0`` makes that one alone.
 """
 
 import time
@@ -147,10 +147,10 @@ def check(seed):
     n = x.size // x.shape[axis]
     unit = 128 * compute_eps(x.dtype)
     size = np.abs(oracle.mean) + np.sqrt(oracle.var)
-    oracle._close("running_mean", mean[oracle.keep], oracle.mean / 2, unit * size)
+    oracle.close("running_mean", mean[oracle.keep], oracle.mean / 2, unit * size)
     expected = (1 + oracle.var * (n / (n - 1))) / 2
     slack = unit * (expected + 1e-15 * oracle.mean**2)
-    oracle._close("running_var", var[oracle.keep], expected, slack)
+    oracle.close("running_var", var[oracle.keep], expected, slack)
 
     given = (stats.mean, stats.var())
     fixed = Oracle(x, weight, bias, eps=eps, axis=axis, skip=skip, stats=given)

@@ -9,26 +9,16 @@ import numba
 import numpy as np
 import pytest
 from agreement import Oracle
-from data import LAYOUTS, problem
+from data import DTYPES, LAYOUTS, problem
+from shapes import TINY
 
 import fastbn
 
-SHAPES = {
-    "short runs": ((5, 3, 4), 1),
-    "matrix": ((9, 6), 1),
-    "channels last": ((3, 4, 5), -1),
-    "long runs": ((2, 3, 150), 1),
-    "long runs of few samples": ((2, 2, 3, 11), 1),
-    "one channel": ((70, 1), 1),
-    "many columns": ((8, 300), 1),
-    "5-D": ((2, 3, 2, 3, 2), 2),
-}
 
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", TINY)
 def test_core(name, dtype):
-    shape, axis = SHAPES[name]
+    shape, axis, _ = TINY[name]
     x, dy, weight, bias = problem(shape, dtype, channel_axis=axis, offset=2.0)
     oracle = Oracle(x, weight, bias, axis=axis)
     y, saved = fastbn.forward(x, weight, bias, channel_axis=axis)

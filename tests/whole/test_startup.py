@@ -12,7 +12,8 @@ print(between - start, perf_counter() - between)
 """
 
 
-def test_import_costs_next_to_nothing():
+def test_import_costs_a_third_of_numpys():
+    """12 ms, 10 of them Python's `logging` and thread pools; NumPy 38 (AMD EPYC, 2026-11)."""
     times = [map(float, run_python(CODE).split()) for _ in range(5)]
     numpy, ours = map(min, zip(*times, strict=True))
-    assert ours < numpy / 5  # 1 ms to 65
+    assert ours < numpy / 2

@@ -1,0 +1,119 @@
+"""Every argument of every public function, given wrong: refused by name, and nothing is changed.
+
+A row of a table is (calls, argument, bad values): each value is given to each call in place of the
+argument. What is in `ARRAYS` is checked by `fastbn._arrays.validate`, what is in `NUMBERS` by
+`fastbn._runtime`, what is in `OTHERS` by the public files.
+"""
+
+import numpy as np
+import pytest
+import wrong
+from calls import CALLS, FUNCTIONS, LAYERS, SEED_BACKWARDS, SEEDS, TAKE_X, THREADS, picture, world
+
+ARRAYS = [
+    (TAKE_X, "x", wrong.X),
+    (FUNCTIONS, "x", wrong.NARROW_X),
+    (["train, no out", "train, x alone", "forward, x alone", "layer"], "x", wrong.ONE_VALUE),
+    (["train, x alone", "forward, x alone", "layer, fitting", "layer, lazy"], "x", wrong.PYTORCHS),
+    (["train, x alone", "forward, x alone"], "x", wrong.ONE_ROW),
+    ([*FUNCTIONS, "batch_stats", "BatchNorm, call"], "channel_axis", wrong.NO_AXIS),
+    (FUNCTIONS, "weight", wrong.VECTOR),
+    (FUNCTIONS, "bias", wrong.VECTOR),
+    (["layer, replaced"], "weight", wrong.VECTOR),
+    (["layer, replaced"], "bias", wrong.VECTOR),
+    (["train"], "running_mean", wrong.IN_PLACE_IF_GIVEN),
+    (["train"], "running_var", wrong.IN_PLACE_IF_GIVEN),
+    (["update", "layer, replaced"], "running_mean", wrong.IN_PLACE),
+    (["update", "layer, replaced"], "running_var", wrong.IN_PLACE),
+    (["train", "train, no out", "update"], "running_var", wrong.OVERLAPPING),
+    (["evaluate"], "running_mean", wrong.VECTOR | wrong.NOT_READ),
+    (["evaluate"], "running_var", wrong.VECTOR | wrong.NOT_READ),
+    (FUNCTIONS, "out", wrong.OUT | wrong.ONTO_X),
+    (["forward", "fixed"], "out", wrong.EXACTLY_X),
+    (["backward"], "out", wrong.OUT | wrong.ONTO_X | wrong.EXACTLY_X | wrong.ONTO_DY),
+    (["train"], "running_mean", wrong.IN_OUT),
+    (["train"], "running_var", wrong.IN_OUT),
+    (["train"], "weight", wrong.IN_OUT),
+    (["train"], "bias", wrong.IN_OUT),
+    (["backward", "layer, backward"], "dy", wrong.GRADIENT),
+    (["backward"], "saved", wrong.NARROW_SAVED),
+    (["Stats"], "mean", {name: wrong.ARRAY[name] for name in ("complex", "object", "masked")}),
+    (["Stats"], "m2", wrong.M2),
+    (LAYERS, "dtype", wrong.PARAMETER_DTYPE),
+    (["load"], "weight", wrong.VECTOR),
+    (["load"], "running_var", wrong.VECTOR),
+    (
+        SEEDS,
+        "x",
+        {name: wrong.ARRAY[name] for name in ("complex", "object", "masked", "ragged", "stubborn")},
+    ),
+    (SEEDS, "gamma", wrong.VECTOR),
+    (SEEDS, "beta", wrong.VECTOR),
+    (SEEDS, "running_mean", wrong.VECTOR),
+    (SEEDS, "running_var", wrong.VECTOR),
+    (SEED_BACKWARDS, "dout", wrong.GRADIENT),
+]
+NUMBERS = [
+    ([*FUNCTIONS, "batch_stats", "BatchNorm, call"], "channel_axis", wrong.NO_INTEGER | wrong.NONE),
+    (LAYERS, "channel_axis", wrong.NO_INTEGER | wrong.NONE),
+    ([*FUNCTIONS, *LAYERS], "eps", wrong.NO_NUMBER | wrong.NEGATIVE | wrong.NONE),
+    (["layer, replaced"], "eps", wrong.NO_NUMBER | wrong.NEGATIVE | wrong.NONE),
+    (SEEDS, "eps", wrong.NO_NUMBER | wrong.NEGATIVE | wrong.NONE),
+    (["train", "evaluate", "update"], "momentum", wrong.NO_NUMBER | wrong.NONE),
+    ([*LAYERS, "layer, replaced"], "momentum", wrong.NO_NUMBER),
+    (SEEDS, "momentum", wrong.NO_NUMBER | wrong.NONE),
+    (["update"], "ddof", wrong.NO_NUMBER | wrong.NEGATIVE | wrong.NONE),
+    (["var", "std"], "ddof", wrong.NO_NUMBER | wrong.NONE),
+    (["Stats"], "count", wrong.NO_NUMBER | wrong.NEGATIVE | wrong.NONE),
+    (["empty"], "channels", wrong.NO_INTEGER | wrong.NONE | wrong.LENGTH),
+    (LAYERS, "num_features", wrong.FEATURES | wrong.NO_INTEGER),
+    (["layer, lazy"], "x", wrong.NO_FEATURES),
+    (["load"], "num_batches_tracked", wrong.COUNT | wrong.NONE),
+    (["update", *LAYERS], "nonfinite", wrong.CHOICE),
+    (THREADS, "k", wrong.NO_TEAM | wrong.NO_INTEGER | wrong.NONE),
+]
+OTHERS = [
+    (["layer", "layer, evaluate"], "x", wrong.CHANNELS),
+    (["layer 1d"], "x", wrong.ranks("2D or 3D", 1, 4)),
+    (["layer 2d"], "x", wrong.ranks("4D", 3, 5)),
+    (["layer 3d"], "x", wrong.ranks("5D", 4)),
+    (["fixed", "normalize"], "stats", wrong.STATS),
+    (["normalize"], "stats", {"None": (wrong.always(None), TypeError, "stats.*NoneType")}),
+    (["update"], "stats", wrong.NO_STATS),
+    (["merge"], "stats", wrong.PARTS),
+    (["backward"], "saved", wrong.SAVED),
+    (SEED_BACKWARDS, "cache", wrong.SAVED),
+    (["backward"], "needs", wrong.NEEDS),
+    (["load"], "state", wrong.STATE),
+    (["seed"], "x", wrong.shapes("N, D", (4, 3, 5), (4, 3, 2))),
+    (["seed, spatial"], "x", wrong.shapes("N, C, H, W", (4, 3), (4, 3, 5), (4, 3, 2))),
+    (SEEDS, "bn_param", wrong.PARAM),
+]
+
+
+def each(table):
+    """A decorator: the test runs once for each call, argument and bad value of a table."""
+    cases = [
+        pytest.param(call, argument, *entry, id=f"{call}-{argument}-{label}")
+        for calls, argument, values in table
+        for call in calls
+        for label, entry in values.items()
+    ]
+    return pytest.mark.parametrize(("call", "argument", "bad", "kind", "message"), cases)
+
+
+def assert_refused(call, argument, bad, kind, message):
+    """The call with a bad value fails with these words, changes nothing, and works without it."""
+    w = world()
+    arguments, function = CALLS[call]
+    given = arguments(w)
+    value = bad(given.get(argument, w.mean), w)
+    changes = value if isinstance(value, wrong.Changes) else {argument: value}
+    before = picture(w)
+    with pytest.raises(kind, match="(?s)" + message.format(argument)):
+        function(w, **(given | changes))
+    after = picture(w)
+    assert list(after) == list(before)
+    for name, a in before.items():
+        np.testing.assert_array_equal(after[name], a, err_msg=name)
+    function(w, **given)
