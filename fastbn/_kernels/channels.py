@@ -80,6 +80,15 @@ def _merge(plan, partial_sums, first, last):
             _add(total, span(partial_sums, start + part * c + first, last - first))
 
 
+@inner
+def _any(marks, first, last):
+    """Whether a channel is marked. The loop that marks them would not be vectorised with this."""
+    found = ZERO
+    for j in range(first, last):
+        found |= np.uintp(marks[j] != 0.0)
+    return found != ZERO
+
+
 @inlined
 def merge_moments(context, plan, real, exact, first, last):
     """The mean and sum of squared deviations; if ``exact``, of channels that need float64 only.
@@ -94,7 +103,6 @@ def merge_moments(context, plan, real, exact, first, last):
     _merge(plan, partial_sums, first, last)
     n = np.float64(plan.samples * plan.run)
     far = 4.0 if shift.itemsize == 8 else 2.0 if n < np.float64(FEW_VALUES) else 16.0
-    again = False
     for j in range(first, last):
         if exact and needs_float64[j] == 0.0:
             continue
@@ -108,8 +116,7 @@ def merge_moments(context, plan, real, exact, first, last):
         if shift.itemsize == 4:
             bad = bad or s2 <= TINY * n or not s2 < np.inf
         needs_float64[j] = 1.0 if bad else 0.0
-        again = again or bad
-    return again
+    return _any(needs_float64, first, last)
 
 
 @inlined
@@ -126,7 +133,6 @@ def merge_gradients(context, plan, real, exact, first, last):
     dweight, dbias = array_at(context.dweight, c, real), array_at(context.dbias, c, real)
     _merge(plan, partial_sums, first, last)
     n = np.float64(plan.samples * plan.run)
-    again = False
     for j in range(first, last):
         if exact and needs_float64[j] == 0.0:
             continue
@@ -135,12 +141,11 @@ def merge_gradients(context, plan, real, exact, first, last):
         tiny = abs(s2) <= TINY * n and (s1 != 0.0 or s2 != 0.0)
         bad = shift.itemsize == 4 and (tiny or not (abs(s1) < np.inf and abs(s2) < np.inf))
         needs_float64[j] = 1.0 if bad else 0.0
-        again = again or bad
         s2 += (shift[j] - mean[j]) * s1
         sums[j], sums[c + j] = s1, s2
         dweight[j] = s2 * invstd[j]
         dbias[j] = s1
-    return again
+    return _any(needs_float64, first, last)
 
 
 @inlined

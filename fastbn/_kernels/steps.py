@@ -125,12 +125,11 @@ def _merge(key: Key) -> Callable:
         context = record_at(address, CONTEXT)
         plan = record_at(context.plan, PLAN)
         if forward:
-            again = channels.merge_moments(context, plan, real, exact, first, last)
-            if again:
-                channels.shift_to_mean(context, plan, real, first, last)
-        else:
-            again = channels.merge_gradients(context, plan, real, exact, first, last)
-        return 1 if again else 0
+            if not channels.merge_moments(context, plan, real, exact, first, last):
+                return 0
+            channels.shift_to_mean(context, plan, real, first, last)
+            return 1
+        return 1 if channels.merge_gradients(context, plan, real, exact, first, last) else 0
 
     return merge
 
