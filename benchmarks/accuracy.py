@@ -90,7 +90,7 @@ def table(libraries):
 def main():
     """Print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks.accuracy", description=__doc__.split("\n")[0])
-    parser.add_argument("--markdown", action="store_true", help="a table for the README")
+    parser.add_argument("--markdown", action="store_true", help="the table of docs/accuracy.md")
     markdown = parser.parse_args().markdown
     libraries = [name for name in ("fastbn", "PyTorch") if name in installed()]
     print((report.markdown if markdown else report.text)(*table(libraries)))

@@ -156,7 +156,7 @@ def markdown(title, cells):
 
 
 def text(title, cells):
-    """The same for the terminal."""
+    """A table for the terminal."""
     return f"{title}\n{cells.rename_axis(index=None, columns=cells.index.name).to_string()}\n"
 
 

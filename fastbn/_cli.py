@@ -155,7 +155,7 @@ def _calls_of_torch(x: np.ndarray, dy: np.ndarray, axis: int) -> Calls:
     }
 
 
-def _interleaved(calls: list[Callable[[], object]], seconds: float) -> list[list[float]]:
+def _in_turn(calls: list[Callable[[], object]], seconds: float) -> list[list[float]]:
     """Seconds of every repeat of each call, in turns: what slows the machine slows them all."""
     times: list[list[float]] = [[] for _ in calls]
     for call in calls:
@@ -184,7 +184,7 @@ def bench(
         libraries["PyTorch"] = _calls_of_torch
     made = {name: make(x, dy, channel_axis) for name, make in libraries.items()}
     rows = [(operation, library) for operation in MOVED for library in libraries]
-    times = _interleaved([made[library][operation] for operation, library in rows], seconds)
+    times = _in_turn([made[library][operation] for operation, library in rows], seconds)
 
     info = fastbn.config_info()
     print(f"{shape} {dtype}, {x.nbytes / 1e6:.3g} MB, channel axis {channel_axis}")

@@ -91,8 +91,8 @@ def batch_norm(
     else:
         validate.defined("running_mean", running_mean, channels)
         validate.defined("running_var", running_var, channels)
-    scale = _parameter("weight", weight, 1.0, layout)
-    shift = _parameter("bias", bias, 0.0, layout)
+    w = _parameter("weight", weight, 1.0, layout)
+    b = _parameter("bias", bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
     momentum = errors.number("momentum", momentum)
     if out is not None:
@@ -100,11 +100,11 @@ def batch_norm(
         _check_out(out, layout, x, x=x, **others, weight=weight, bias=bias)
     if not training:
         given = running_mean, running_var
-        return _run_evaluation(flat, layout, scale, shift, eps, *given, out)
+        return _run_evaluation(flat, layout, w, b, eps, *given, out)
     validate.more_than_one_value(layout.n, layout.shape)
     buffer = np.empty(3 * channels)
     task, count = passes.REDUCE | passes.WRITE, float(layout.n)
-    y = _run_forward(flat, layout, scale, shift, eps, buffer, count, task, out)
+    y = _run_forward(flat, layout, w, b, eps, buffer, count, task, out)
     if running_mean is not None or running_var is not None:
         moments = moments_of(buffer, count)
         move_running_stats(running_mean, running_var, moments, momentum, 1, "propagate")
@@ -159,13 +159,13 @@ def normalize(
     """
     x = validate.array("x", x)
     flat, layout = _layout.see(x, channel_axis)
-    scale = _parameter("weight", weight, 1.0, layout)
-    shift = _parameter("bias", bias, 0.0, layout)
+    w = _parameter("weight", weight, 1.0, layout)
+    b = _parameter("bias", bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
     buffer, count = _given(stats, layout.channels)
     if out is not None:
         _check_out(out, layout, x, x=x, weight=weight, bias=bias)
-    return _run_forward(flat, layout, scale, shift, eps, buffer, count, passes.WRITE, out)
+    return _run_forward(flat, layout, w, b, eps, buffer, count, passes.WRITE, out)
 
 
 class Saved:
@@ -277,8 +277,8 @@ def forward_any(
     """`forward`, with the least number of values per channel that batch statistics may have."""
     x = validate.array("x", x)
     flat, layout = _layout.see(x, channel_axis)
-    scale = _parameter("weight", weight, 1.0, layout)
-    shift = _parameter("bias", bias, 0.0, layout)
+    w = _parameter("weight", weight, 1.0, layout)
+    b = _parameter("bias", bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
     if out is not None:
         _check_out(out, layout, None, x=x, weight=weight, bias=bias)
@@ -290,8 +290,8 @@ def forward_any(
             validate.more_than_one_value(layout.n, layout.shape)
         task = passes.REDUCE | passes.WRITE
         buffer, count = np.empty(3 * layout.channels), float(layout.n)
-    y = _run_forward(flat, layout, scale, shift, eps, buffer, count, task, out)
-    return y, Saved(x, layout, scale, buffer, count, stats is not None)
+    y = _run_forward(flat, layout, w, b, eps, buffer, count, task, out)
+    return y, Saved(x, layout, w, buffer, count, stats is not None)
 
 
 def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | None = None) -> Grads:

@@ -1,4 +1,7 @@
-"""Statistics that merge, and running statistics: the one place that moves them."""
+"""Statistics that merge, and running statistics: the one place that moves them.
+
+What `fastbn` does not hand out is for the other public files: `Moments` and what is made of them.
+"""
 
 import math
 from collections.abc import Iterable

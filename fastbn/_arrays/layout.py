@@ -122,15 +122,15 @@ def fresh(layout: Layout, x: np.ndarray, dy=None) -> tuple[np.ndarray, np.ndarra
         raw = memory.empty(size + ALIASING_BYTES)
         if raw is None:
             raw = np.empty(size + ALIASING_BYTES, np.uint8)
-        start = (_near(x, dy) - data_pointer(raw)) % ALIASING_BYTES
+        start = (_same_place(x, dy) - data_pointer(raw)) % ALIASING_BYTES
         flat = raw[start : start + size].view(layout.compute)
         return flat, shaped(flat, layout)
     result = np.empty(layout.lies, layout.compute)
     return result.ravel(), result if layout.order is None else result.transpose(layout.inverse)
 
 
-def _near(x: np.ndarray, dy: np.ndarray | None) -> int:
-    """An address that an output had best be equal to modulo 4 KiB, and so within a cache line.
+def _same_place(x: np.ndarray, dy: np.ndarray | None) -> int:
+    """The address that a new output equals modulo 4 KiB, and so within a line of the cache.
 
     A little ahead of an input, stores and the loads that follow are mistaken for each other (4 KiB
     aliasing), and a write takes up to 1.2 times as long (AMD EPYC, 2026-11): of two inputs, the one

@@ -15,8 +15,8 @@ from .._runtime import forks
 from .._runtime.jit import data_pointer
 
 VECTOR_BYTES = 64  # of a cache line, too
-# Processors tell addresses apart by their places in 4 KiB at first (4 KiB aliasing): a load just
-# behind the place of a store waits for it.
+# Processors compare the low 12 bits of addresses first (4 KiB aliasing): a load waits for a store
+# before it to an address that is equal, or a little less, modulo 4 KiB.
 ALIASING_BYTES = 4096
 UNROLL = 4  # registers of a run that are summed side by side
 CHAIN = 8  # terms of a sum in the data's own precision
@@ -43,22 +43,27 @@ def record(kind: np.dtype, values: Mapping[str, int]) -> np.ndarray:
 # How one shape is cut: see `schedule`.
 PLAN = _fields(
     *("samples", "channels", "run"),  # (N, C, L) in the order of memory
+    "size",  # N * C * L
     "parts",  # partial sums of a channel
     "blocks",  # that are summed, by rows or by columns
     *("reduce_by_rows", "block_samples", "block_channels", "piece"),  # a block of `rows.reduce`
+    *("pieces", "groups"),  # how many pieces a run has, and blocks of channels an array
     *("width", "tile", "height", "tile_room"),  # a block of `columns.reduce`; room for a tile
     *("write_by_rows", "write_width"),
     "write_unit",  # values of whole rows that are whole vectors
     *("aligned", "nontemporal", "nontemporal_backward"),  # stores: to whole lines, past the caches
 )
 
-# The steps of a pass, each an address or 0 where a pass has none; see `steps`.
+# What a pass has to do: its steps, each an address or 0 where a pass has none (see `steps`), and
+# the options that differ from pass to pass.
 STEPS = _fields(
     *("shift", "sum", "merge", "prepare", "write"),
     "slab",  # groups of channels that a thread sums and then writes; 0: all are summed before
+    "fixed",  # whether the statistics are constants to a backward pass
 )
 
-_COEFFICIENTS = "center", "scale", "offset", "gain"  # of ((dy +) (x - center) * scale + offset)
+# Of ((dy +) (x - center) * scale + offset) (* gain).
+_COEFFICIENTS = "center", "scale", "offset", "gain"
 # The parts of a workspace, of the type of the sums or of the data.
 _SUMS = (
     "partial_sums",  # (2, parts, channels)
@@ -80,17 +85,18 @@ CONTEXT = _fields(
     *("plan", "steps"),
     *("x", "dy", "out", "weight", "bias", "dweight", "dbias"),
     "stats",  # (3, channels): mean, m2 (the sum of squared deviations) and invstd
-    "fixed",  # whether the statistics are constants to a backward pass
+    "threads",  # that the workspace has room for
     "sum_again",  # set by a merge: a channel needs float64
     *_SUMS,
     *_VALUES,
-    count=np.float64,  # values of a channel, by which m2 is divided
+    total=np.float64,  # values of a channel, N * L
+    count=np.float64,  # what m2 is divided by: `total`, or that of statistics that are given
     eps=np.float64,
 )
 
-# A workspace is kept for the next call: small ones always, of the others so many in all, and so
-# many bytes. New ones cost page faults: (50, 512) takes 31 us with a new one, 16 with one that is
-# kept (AMD EPYC, 2026-11).
+# A workspace is kept for the next call: small ones always; of the others `SPARES` and `KEPT_BYTES`
+# in all, if each takes no more than `SPARE_BYTES` without what the threads add. New ones cost page
+# faults: (50, 512) takes 31 us with a new one, 16 with one that is kept (AMD EPYC, 2026-11).
 SMALL_BYTES, SPARE_BYTES, SPARES, KEPT_BYTES = 1 << 16, 1 << 20, 64, 1 << 26
 
 
@@ -107,7 +113,7 @@ class Pool:
     """The workspaces of one plan."""
 
     def __init__(self, plan: np.ndarray, cut: Mapping[str, int], dtype: np.dtype):
-        self._plan, self._dtype = plan, dtype
+        self._plan, self._dtype, self._total = plan, dtype, cut["samples"] * cut["run"]
         parts, c, tile = cut["parts"], cut["channels"], cut.get("tile_room", 0)
         # Where the output lies on a line, so do the wide coefficients: up to a vector further on,
         # and a row's last vector reaches up to another one further.
@@ -149,7 +155,8 @@ class Pool:
         memory = np.empty(size + VECTOR_BYTES, np.uint8)
         memory = memory[-data_pointer(memory) % VECTOR_BYTES :][:size]
         parts = {name: data_pointer(memory[place]) for name, place in places.items()}
-        context = record(CONTEXT, {"plan": data_pointer(self._plan), **parts})
+        plan = {"plan": data_pointer(self._plan), "threads": threads, "total": self._total}
+        context = record(CONTEXT, plan | parts)
         return Workspace(threads, data_pointer(context), size, (context, memory))
 
     def give(self, workspace: Workspace) -> None:
@@ -162,7 +169,7 @@ class Pool:
 
 
 _kept: OrderedDict[Pool, int] = OrderedDict()  # with bytes of one that is not small, oldest first
-_lock = threading.Lock()
+_lock = threading.RLock()  # a signal handler, or a collected array, may call in between
 forks.wait_for(_lock)
 
 

@@ -1,7 +1,7 @@
 """Kernels where neighbouring values differ in channel: the data as a matrix of wide rows.
 
-Channels last, (N, D) and short runs: a row holds WIDTH columns, a whole number of samples (C * L
-values each), so that even three channels give long vectors. What is left over after the last
+Channels last, (N, D) and short runs: a row holds `plan.width` columns, a whole number of samples
+(C * L values each), so that even three channels give long vectors. What is left over after the last
 whole row is a shorter row.
 """
 
@@ -23,8 +23,8 @@ from .simd import (
     affine_twice,
     affine_twice_nontemporal,
     fence,
-    interleaved,
     lanes_of,
+    runs_at_once,
     stores_past_caches,
     to_line,
 )
@@ -40,13 +40,13 @@ def _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2):
     the rows begin that are left. The last vector may reach beyond the n columns: what it reads must
     exist, and the sums it leaves there mean nothing.
     """
-    lanes, rows = lanes_of(x), (max(o, stop) - o) // (interleaved(dy) * width)
+    lanes, rows = lanes_of(x), (max(o, stop) - o) // (runs_at_once(dy) * width)
     distance = rows * width
     for _ in range(rows):
         for j in range(ZERO, n, lanes):
             add_rows(x, dy, o, distance, shift, s1, s2, j)
         o += width
-    return o + (interleaved(dy) - ONE) * distance
+    return o + (runs_at_once(dy) - ONE) * distance
 
 
 @inner
@@ -112,29 +112,29 @@ def _clear(sums):
 
 
 @inlined
-def reduce(context, plan, real, t, exact, x, dy, begin, end):
-    """Leave the partial sums of blocks ``begin`` to ``end``."""
+def reduce(context, plan, real, t, exact, x, dy, first, last):
+    """Leave the partial sums of blocks ``first`` to ``last``."""
     c, run, width, room = plan.channels, plan.run, plan.width, plan.tile_room
     parts, size, lanes = plan.parts, np.uintp(x.size), lanes_of(x)
     rows, rest = size // width, size % width
     tiles = (width + plan.tile - ONE) // plan.tile
     partial_sums = array_at(context.partial_sums, TWO * parts * c, np.float64)
     shifts = array_at(context.shift, c, real)
-    tile_sums = array_at(context.tile_sums, TWO * room * (t + ONE), np.float64)
-    tile_shift = array_at(context.tile_shift, room * (t + ONE), real)
+    tile_sums = array_at(context.tile_sums, TWO * room * context.threads, np.float64)
+    tile_shift = array_at(context.tile_shift, room * context.threads, real)
     s1, s2 = span(tile_sums, TWO * room * t, room), span(tile_sums, TWO * room * t + room, room)
     shift = span(tile_shift, room * t, room)
     # Where columns are channels, and vectors whole, nothing is repeated nor added up.
     direct = width == c and c % lanes == ZERO
-    for k in range(begin, end):
+    for k in range(first, last):
         i, start = k // tiles, k % tiles * plan.tile
-        n, first = min(plan.tile, width - start), start // run
+        n, channel = min(plan.tile, width - start), start // run
         if direct:
             s1 = span(partial_sums, i * c + start, n)
             s2 = span(partial_sums, (parts + i) * c + start, n)
             shift = span(shifts, start, n)
         else:
-            expand(shifts, first, run, n, shift)
+            expand(shifts, channel, run, n, shift)
         _clear(s1)
         _clear(s2)
         o, below = i * plan.height * width + start, min(rows, (i + ONE) * plan.height)
@@ -148,8 +148,8 @@ def reduce(context, plan, real, t, exact, x, dy, begin, end):
             o = rows * width + start
             _add_exactly(x, dy, o, o + ONE, width, min(n, rest - start), shift, s1, s2)
         if not direct:
-            _fold(s1, first, run, n, span(partial_sums, i * c, c))
-            _fold(s2, first, run, n, span(partial_sums, (parts + i) * c, c))
+            _fold(s1, channel, run, n, span(partial_sums, i * c, c))
+            _fold(s2, channel, run, n, span(partial_sums, (parts + i) * c, c))
 
 
 @inner
@@ -166,10 +166,10 @@ def wide(address, plan, real, out):
 
 
 @inner
-def _write_values(o, stop, width, x, dy, out, center, scale, offset, gain):
+def _write_values(o, stop, width, x, dy, out, coefficients):
     """Write values one by one, as far as the next whole vector or the end."""
     while o < stop:
-        affine_one(out, x, dy, o, center, scale, offset, gain, o % width)
+        affine_one(out, x, dy, o, *coefficients, o % width)
         o += ONE
     return o
 
@@ -207,7 +207,7 @@ def write(context, plan, real, x, dy, out, o, stop):
     )
     past_caches = stores_past_caches(plan, out, x, dy)
     head = min(stop, o + to_line(out, o)) if plan.aligned != ZERO else o
-    o = _write_values(o, head, width, x, dy, out, *coefficients)
+    o = _write_values(o, head, width, x, dy, out, coefficients)
     last = stop - (stop - o) % lanes
     distance, p = _distance(plan, out, last - o), o % width
     half = o + distance
@@ -234,6 +234,6 @@ def write(context, plan, real, x, dy, out, o, stop):
             o, p = o + lanes, p + lanes
         if p >= width:
             p -= width
-    _write_values(last, stop, width, x, dy, out, *coefficients)
+    _write_values(last, stop, width, x, dy, out, coefficients)
     if past_caches:
         fence()

@@ -22,7 +22,8 @@ REDUCE, WRITE, FIXED, BACKWARD = 1, 2, 4, 8
 
 # Stages of a pass, in this order. SLABS, instead of all of them, takes a part of the channels
 # through all stages before the next part.
-SHIFT, SUM, MERGE, PREPARE, WRITTEN, SLABS, DONE = range(7)
+SHIFT, SUM, MERGE, PREPARE, WRITTEN = (stage.value for stage in Stage)
+SLABS, DONE = len(Stage), len(Stage) + 1
 TEAM_CHANNELS = 2048  # from which it pays to launch a team for what is done per channel
 
 
@@ -34,45 +35,46 @@ def _sum_and_write(t, team, address):
     13.1 instead of 16.8 (AMD EPYC, 2026-11).
     """
     context = record_at(address, CONTEXT)
-    plan, step = record_at(context.plan, PLAN), record_at(context.steps, STEPS)
-    c, run, group = plan.channels, plan.run, plan.block_channels
-    groups = (c + group - ONE) // group
-    pieces = (run + plan.piece - ONE) // plan.piece
+    plan, todo = record_at(context.plan, PLAN), record_at(context.steps, STEPS)
+    c, run, group, groups = plan.channels, plan.run, plan.block_channels, plan.groups
     start, stop = groups * t // team, groups * (t + ONE) // team
-    slabs = (stop - start + step.slab - ONE) // step.slab
+    slabs = (stop - start + todo.slab - ONE) // todo.slab
     for k in range(slabs):
         low = start + (stop - start) * k // slabs
         high = start + (stop - start) * (k + ONE) // slabs
         first, last = low * group, min(c, high * group)
-        call_step(step.shift, t, ZERO, first, last, address)
+        call_step(todo.shift, t, ZERO, first, last, address)
         for exact in (ZERO, ONE):
-            for row in range(ZERO, plan.parts // pieces * groups, groups):
-                blocks = (row + low) * pieces, (row + high) * pieces
-                call_step(step.sum, t, exact, blocks[0], blocks[1], address)
-            if call_step(step.merge, t, exact, first, last, address) == 0:
+            for row in range(ZERO, plan.parts // plan.pieces * groups, groups):
+                blocks = (row + low) * plan.pieces, (row + high) * plan.pieces
+                call_step(todo.sum, t, exact, blocks[0], blocks[1], address)
+            if call_step(todo.merge, t, exact, first, last, address) == 0:
                 break
-        call_step(step.prepare, t, ZERO, first, last, address)
+        call_step(todo.prepare, t, ZERO, first, last, address)
         for row in range(ZERO, plan.samples * c, c):
             values = (row + first) * run, (row + last) * run
-            call_step(step.write, t, ZERO, values[0], values[1], address)
+            call_step(todo.write, t, ZERO, values[0], values[1], address)
 
 
 @inner
 def _work(stage, address):
-    """The step of a stage, 0 if there is none, and how many channels, blocks or values it takes."""
+    """The step of a stage, and how many channels, blocks or values it goes over.
+
+    The step is 0 if there is none. For SLABS, it is how many groups of channels one has.
+    """
     context = record_at(address, CONTEXT)
-    plan, step = record_at(context.plan, PLAN), record_at(context.steps, STEPS)
+    plan, todo = record_at(context.plan, PLAN), record_at(context.steps, STEPS)
     if stage == SUM:
-        return step.sum, plan.blocks
+        return todo.sum, plan.blocks
     if stage == WRITTEN:
-        return step.write, plan.samples * plan.channels * plan.run
+        return todo.write, plan.size
     if stage == SHIFT:
-        return step.shift, plan.channels
+        return todo.shift, plan.channels
     if stage == MERGE:
-        return step.merge, plan.channels
+        return todo.merge, plan.channels
     if stage == PREPARE:
-        return step.prepare, plan.channels
-    return step.slab, plan.channels
+        return todo.prepare, plan.channels
+    return todo.slab, plan.channels
 
 
 @inner
@@ -117,8 +119,8 @@ def _start_forward(threads, address, steps, x, out, weight, bias, stats, count, 
     address = np.uintp(address)
     context = record_at(address, CONTEXT)
     context.steps, context.sum_again, context.stats = np.uintp(steps), ZERO, data_pointer(stats)
-    context.x, context.out = data_pointer(x), data_pointer(out)
     context.weight, context.bias = data_pointer(weight), data_pointer(bias)
+    context.x, context.out = data_pointer(x), data_pointer(out)
     context.count, context.eps = count, eps
     if threads == 1:
         _alone(threads, address)
@@ -129,26 +131,26 @@ def _start_evaluation(threads, address, steps, x, out, weight, bias, mean, var, 
     """Complete the context of a forward pass with given statistics; run if there is one thread."""
     address, c = np.uintp(address), np.uintp(mean.size)
     context = record_at(address, CONTEXT)
-    given = array_at(context.given, TWO * c, np.float64)
+    given = array_at(context.given, (TWO + ONE) * c, np.float64)
     for j in range(c):
         given[j], given[c + j] = mean[j], var[j]
     context.steps, context.sum_again, context.stats = np.uintp(steps), ZERO, context.given
-    context.x, context.out = data_pointer(x), data_pointer(out)
     context.weight, context.bias = data_pointer(weight), data_pointer(bias)
+    context.x, context.out = data_pointer(x), data_pointer(out)
     context.count, context.eps = 1.0, eps
     if threads == 1:
         _alone(threads, address)
 
 
 @kernel
-def _start_backward(threads, address, steps, fixed, x, dy, out, weight, stats, dweight, dbias):
+def _start_backward(threads, address, steps, x, dy, out, weight, stats, dweight, dbias):
     """Complete the context of a backward pass; run if there is one thread."""
     address = np.uintp(address)
     context = record_at(address, CONTEXT)
     context.steps, context.sum_again, context.stats = np.uintp(steps), ZERO, data_pointer(stats)
-    context.x, context.dy, context.out = data_pointer(x), data_pointer(dy), data_pointer(out)
-    context.weight, context.fixed = data_pointer(weight), np.uintp(fixed)
+    context.weight = data_pointer(weight)
     context.dweight, context.dbias = data_pointer(dweight), data_pointer(dbias)
+    context.x, context.dy, context.out = data_pointer(x), data_pointer(dy), data_pointer(out)
     if threads == 1:
         _alone(threads, address)
 
@@ -161,11 +163,11 @@ def _keys(plan: Plan, task: int) -> dict[str, Key]:
     write_walk = Walk.ROWS if plan.cut["write_by_rows"] else Walk.COLUMNS
     keys = {}
     if task & REDUCE:
-        keys["shift"] = Key(Stage.SHIFT, Walk.ANY, storage, reads)
+        keys["shift"] = Key(Stage.SHIFT, Walk.CHANNELS, storage, reads)
         keys["sum"] = Key(Stage.SUM, sum_walk, storage, reads)
-        keys["merge"] = Key(Stage.MERGE, Walk.ANY, storage, reads)
+        keys["merge"] = Key(Stage.MERGE, Walk.CHANNELS, storage, reads)
     if task & WRITE:
-        keys["prepare"] = Key(Stage.PREPARE, Walk.ANY, storage, reads)
+        keys["prepare"] = Key(Stage.PREPARE, Walk.CHANNELS, storage, reads)
         keys["write"] = Key(Stage.WRITE, write_walk, storage, Reads.DY if task & FIXED else reads)
     return keys
 
@@ -177,6 +179,7 @@ def _steps_of(plan: Plan, task: int, threads: int) -> int:
         fields = {name: steps.address(key) for name, key in _keys(plan, task).items()}
         if task & REDUCE and task & WRITE and not task & FIXED:
             fields["slab"] = plan.slab(2 if task & BACKWARD else 1, threads)
+        fields["fixed"] = int(task & FIXED > 0)
         made = record(STEPS, fields)
         # One only, of any threads.
         kept = plan.steps.setdefault((task, threads), (data_pointer(made), made))
@@ -196,9 +199,9 @@ def _pass(start: Callable, plan: Plan, task: int, arguments: tuple) -> None:
 def forward(plan: Plan, task: int, *arguments) -> None:
     """REDUCE: mean and m2 of x into `stats`. WRITE: invstd too, and the normalised x into `out`.
 
-    ``arguments``: x, out, weight, bias, stats, count, eps; ``stats`` holds three float64 vectors a
-    channel: mean, m2 (the sum of squared deviations) and invstd. Without REDUCE, mean and m2 are
-    read from `stats` and the variance is m2 / count.
+    ``arguments``: x, out, weight, bias, stats, count, eps; ``stats`` holds three float64 vectors of
+    a value a channel: mean, m2 (the sum of squared deviations) and invstd. Without REDUCE, mean and
+    m2 are read from `stats` and the variance is m2 / count.
     """
     _pass(_start_forward, plan, task, arguments)
 
@@ -213,7 +216,7 @@ def backward(plan: Plan, task: int, *arguments) -> None:
 
     ``arguments``: x, dy, out, weight, stats, dweight, dbias.
     """
-    _pass(_start_backward, plan, task | BACKWARD, (task & FIXED, *arguments))
+    _pass(_start_backward, plan, task | BACKWARD, arguments)
 
 
 @kernel

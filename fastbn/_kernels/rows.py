@@ -1,4 +1,4 @@
-"""Kernels where a channel is a contiguous run: (N, C, L) with L of 16 and more."""
+"""Kernels where a channel is a contiguous run: (N, C, L), with runs of at least a vector."""
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from .simd import (
     affine_pair,
     affine_pair_nontemporal,
     fence,
-    interleaved,
     lanes_of,
+    runs_at_once,
     stores_past_caches,
     sum_interleaved,
     sum_run,
@@ -46,7 +46,7 @@ def _sum_piece(x, dy, o, m, shift):
     """The sums of m values from o on, of a long run as of several shorter ones and a rest."""
     if m < LONG:
         return sum_run(x, dy, o, m, shift)
-    runs, lanes = interleaved(dy), lanes_of(x)
+    runs, lanes = runs_at_once(dy), lanes_of(x)
     step = (m - lanes) // (runs * lanes) * lanes
     s1, s2 = _sum_interleaved(x, dy, o, step, step, shift)
     r1, r2 = sum_run(x, dy, o + runs * step, m - runs * step, shift)
@@ -57,8 +57,7 @@ def _sum_piece(x, dy, o, m, shift):
 def _sum_block(plan, exact, x, dy, partial_sums, shift, part, first, last):
     """Leave the part-th partial sums of channels first to last, in (2, parts, channels)."""
     c, length, second = plan.channels, plan.run, plan.parts * plan.channels
-    pieces = (length + plan.piece - ONE) // plan.piece
-    i, start = part // pieces, part % pieces * plan.piece
+    i, start = part // plan.pieces, part % plan.pieces * plan.piece
     m = min(plan.piece, length - start)
     sums = part * c
     for j in range(first, last):
@@ -66,13 +65,13 @@ def _sum_block(plan, exact, x, dy, partial_sums, shift, part, first, last):
         partial_sums[second + sums + j] = 0.0
     sample, stop = i * plan.block_samples, min(plan.samples, (i + ONE) * plan.block_samples)
     # Several samples at once, which lie far from each other; then those that are left.
-    while not exact and sample + interleaved(dy) <= stop:
+    while not exact and sample + runs_at_once(dy) <= stop:
         for j in range(first, last):
             o = (sample * c + j) * length + start
             s1, s2 = _sum_interleaved(x, dy, o, m, c * length, shift[j])
             partial_sums[sums + j] += s1
             partial_sums[second + sums + j] += s2
-        sample += interleaved(dy)
+        sample += runs_at_once(dy)
     for k in range(sample, stop):
         for j in range(first, last):
             o = (k * c + j) * length + start
@@ -85,32 +84,31 @@ def _sum_block(plan, exact, x, dy, partial_sums, shift, part, first, last):
 
 
 @inlined
-def reduce(context, plan, real, t, exact, x, dy, start, stop):
-    """Leave the partial sums of blocks ``start`` to ``stop``, which follow the order of memory."""
-    c, channels = plan.channels, plan.block_channels
-    pieces = (plan.run + plan.piece - ONE) // plan.piece
-    groups = (c + channels - ONE) // channels
+def reduce(context, plan, real, t, exact, x, dy, first, last):
+    """Leave the partial sums of blocks ``first`` to ``last``, which follow the order of memory."""
+    c, pieces, groups = plan.channels, plan.pieces, plan.groups
     partial_sums = array_at(context.partial_sums, TWO * plan.parts * c, np.float64)
-    shift, k = array_at(context.shift, c, real), start
-    while k < stop:
+    shift, k = array_at(context.shift, c, real), first
+    while k < last:
         part = k // (groups * pieces) * pieces + k % pieces
         group = k // pieces % groups
         # Neighbouring blocks at once, sample by sample: each place of memory is read in order.
-        blocks = min(stop - k, groups - group) if pieces == ONE else ONE
-        first, last = group * channels, min(c, (group + blocks) * channels)
-        _sum_block(plan, exact, x, dy, partial_sums, shift, part, first, last)
+        blocks = min(last - k, groups - group) if pieces == ONE else ONE
+        low = group * plan.block_channels
+        high = min(c, low + blocks * plan.block_channels)
+        _sum_block(plan, exact, x, dy, partial_sums, shift, part, low, high)
         k += blocks
 
 
 @inner
-def _write_values(o, stop, j, end, length, channels, x, dy, out, center, scale, offset, gain):
+def _write_values(plan, o, stop, j, end, x, dy, out, coefficients):
     """Write values one by one: the first is of channel j, whose run ends at ``end``."""
     while o < stop:
-        affine_one(out, x, dy, o, center, scale, offset, gain, j)
+        affine_one(out, x, dy, o, *coefficients, j)
         o += ONE
         if o == end:
-            j = j + ONE if j + ONE < channels else ZERO
-            end += length
+            j = j + ONE if j + ONE < plan.channels else ZERO
+            end += plan.run
     return j, end
 
 
@@ -131,7 +129,7 @@ def write(context, plan, real, x, dy, out, o, stop):
     row = o // length
     j, end = row % channels, (row + ONE) * length
     head = min(stop, o + to_line(out, o)) if plan.aligned != ZERO else o
-    j, end = _write_values(o, head, j, end, length, channels, x, dy, out, *coefficients)
+    j, end = _write_values(plan, o, head, j, end, x, dy, out, coefficients)
     o, last = head, stop - (stop - head) % lanes
     while o < last:
         full = o + (min(end, last) - o) // lanes * lanes
@@ -153,6 +151,6 @@ def write(context, plan, real, x, dy, out, o, stop):
                 affine_pair(out, x, dy, o, *coefficients, j, following, end - o)
             o += lanes
         j, end = following, end + length
-    _write_values(o, stop, j, end, length, channels, x, dy, out, *coefficients)
+    _write_values(plan, o, stop, j, end, x, dy, out, coefficients)
     if past_caches:
         fence()

@@ -1,4 +1,4 @@
-"""How a call is cut into blocks: the one place that chooses kernels, from the shape alone.
+"""How a call is cut into blocks: the one place that chooses kernels and stores.
 
 Any array is seen as (N, C, L) in memory order: L values in a run, C channels, N samples. The blocks
 of the statistics depend on shape and dtype only, so results have the same bits at any number of
@@ -15,7 +15,7 @@ from .._runtime import info
 from . import abi
 from .abi import INTERLEAVED, VECTOR_BYTES
 
-NEAR = 512  # values of a sample; short runs of shorter ones are summed by columns
+SHORT_SAMPLE = 512  # values of a sample; short runs of shorter ones are summed by columns
 BLOCK = 16384  # values in a block: 64 to 128 KB, a few microseconds
 NARROW = 256  # bytes of a row that is summed, or twice as many, where samples fit
 WIDEN = 256  # columns up to which narrow samples are put side by side, so that vectors are full
@@ -27,13 +27,13 @@ TILE_VALUES, MIN_TILES, MAX_TILES = 1 << 18, 8, 128
 MAX_SUMS = 1 << 16  # partial sums of an array's columns, which one thread merges
 MAX_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
-# From how many last-level caches of data these are of no use, and stores go past them. 13 MB and a
-# cache of 32 so take 0.73 to 0.86 of the time among other work; 1.1 times if the output is read at
-# once and nothing else is, 0.9 among other work. Of 20 MB, output and one reading of it would take
-# 1.2 to 1.5 times as long.
+# Stores go past the caches from so many last-level caches of data on, inputs and output. With a
+# cache of 32 MB: 13 MB of data take 0.73 to 0.86 of the time of plain stores, among other work; if
+# the output is read at once, 0.9 among other work, and 1.1 without. At 20 MB of output, writing and
+# one reading would take 1.2 to 1.5 times as long.
 NONTEMPORAL_CACHES = 0.75
 SLAB_BYTES = 1 << 20  # of the inputs, that a thread reduces and then writes
-# From how many last-level caches of data, and groups of channels a thread, slabs pay.
+# Slabs pay from so many last-level caches of data on, and so many groups of channels a thread.
 FUSE_CACHES, FUSE_GROUPS = 1.5, 4
 
 
@@ -42,14 +42,13 @@ class Plan:
 
     def __init__(self, cut: dict[str, int], dtype: np.dtype):
         self.cut, self.dtype, self.record = cut, dtype, abi.record(abi.PLAN, cut)
-        self._size = cut["samples"] * cut["channels"] * cut["run"]
-        self.large = self._size >= LARGE  # worth a team of threads
+        self.large = cut["size"] >= LARGE  # worth a team of threads
         self.pool = abi.Pool(self.record, cut, dtype)
         self.steps: dict[tuple, Any] = {}  # of `passes`, for each task
 
     def slab(self, inputs: int, threads: int) -> int:
         """Groups of channels that a thread sums and then writes; 0 to take whole arrays."""
-        size, channels = self._size * self.dtype.itemsize, self.cut["channels"]
+        size, channels = self.cut["size"] * self.dtype.itemsize, self.cut["channels"]
         by_rows = self.cut["reduce_by_rows"] and self.cut["write_by_rows"]
         beyond_caches = (inputs + 1) * size >= FUSE_CACHES * info.last_level_cache()
         if not (self.large and by_rows and beyond_caches):
@@ -64,7 +63,7 @@ def _ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def _room(n: int) -> int:
+def _whole_lines(n: int) -> int:
     """``n`` values rounded up to whole cache lines, of any dtype."""
     return _ceil(n, 16) * 16
 
@@ -107,13 +106,17 @@ def _by_rows(n: int, c: int, run: int) -> dict[str, int]:
     samples = min(n, max(1, rows // 32, _ceil(n * _ceil(run, piece), MAX_PARTS)))
     samples = min(n, _ceil(samples, INTERLEAVED) * INTERLEAVED)
     channels = _divisor(c, min(c, max(1, rows // samples)))
-    parts = _ceil(n, samples) * _ceil(run, piece)
+    pieces, groups = _ceil(run, piece), _ceil(c, channels)
+    parts = _ceil(n, samples) * pieces
     return {
+        "reduce_by_rows": 1,
         "block_samples": samples,
         "block_channels": channels,
         "piece": piece,
+        "pieces": pieces,
+        "groups": groups,
         "parts": parts,
-        "blocks": parts * _ceil(c, channels),
+        "blocks": parts * groups,
     }
 
 
@@ -126,9 +129,10 @@ def _by_columns(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
     height = min(rows, _ceil(height, INTERLEAVED) * INTERLEAVED)
     parts = max(1, _ceil(rows, height))
     return {
+        "reduce_by_rows": 0,
         "width": width,
         "tile": tile,
-        "tile_room": _room(tile),
+        "tile_room": _whole_lines(tile),
         "height": height,
         "parts": parts,
         "blocks": parts * _ceil(width, tile),
@@ -158,7 +162,7 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     n, c, run = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     # By rows, (32, 512, 4, 4) is summed in 46 us, by columns in 85; but (50000, 4, 25), whose
     # samples lie near each other, in 1.4 ms instead of 0.5. A vector needs 16 values.
-    long = run >= 128 or (run >= 16 and (n < INTERLEAVED or c * run >= NEAR))
+    long = run >= 128 or (run >= 16 and (n < INTERLEAVED or c * run >= SHORT_SAMPLE))
     blocks = _by_rows(n, c, run) if long else _by_columns(n, c, run, itemsize)
-    cut = {"samples": n, "channels": c, "run": run, "reduce_by_rows": int(long)}
+    cut = {"samples": n, "channels": c, "run": run, "size": n * c * run}
     return Plan(cut | blocks | _stores(n, c, run, itemsize), np.dtype(f"f{itemsize}"))

@@ -47,7 +47,7 @@ class Emitter:
         dtype = self.types["x"].dtype if self.has("x") else self.types["dy"].dtype
         self.lanes = max(1, size // (dtype.bitwidth // 8))
 
-    def interleaved(self):
+    def runs_at_once(self):
         """How many runs or rows are summed at once."""
         return INTERLEAVED_BOTH if self.has("dy") else INTERLEAVED
 
@@ -222,11 +222,11 @@ class RunSum:
                 builder.store(self.zero, variable)
             self._add(value, which)
 
-    def interleaved(self, distance, count, keep=None):
+    def step_interleaved(self, distance, count, keep=None):
         """Add one or two vectors of each run to the totals, and move on."""
         builder, start = self.builder, self.builder.load(self.at)
         sums, place = [(None, None), (None, None)], start
-        for k in range(self.emit.interleaved() * count):
+        for k in range(self.emit.runs_at_once() * count):
             at = builder.add(place, self.number(k % count * self.emit.lanes))
             u, d = self.emit.terms(at, self.shift, self.exact)
             if keep is not None:
@@ -333,7 +333,7 @@ def _make_add_rows():
             j, distance = emit.values["j"], emit.values["distance"]
             shift, place = emit.load("shift", j), builder.add(emit.values["o"], j)
             sums = [(None, None), (None, None)]
-            for k in range(emit.interleaved()):
+            for k in range(emit.runs_at_once()):
                 sums[k % 2] = emit.add(*emit.terms(place, shift), *sums[k % 2])
                 place = builder.add(place, distance)
             emit.add_sums(*(builder.fadd(*pair) for pair in zip(*sums, strict=True)), j)
@@ -420,13 +420,13 @@ def _make_sum_interleaved():
             loop, n, distance = RunSum(emit, False, 0), emit.values["n"], emit.values["distance"]
             vectors = builder.udiv(n, loop.number(emit.lanes))
             with cgutils.for_range(builder, builder.udiv(vectors, loop.number(2))):
-                loop.interleaved(distance, 2)
+                loop.step_interleaved(distance, 2)
             odd = builder.urem(vectors, loop.number(2))
             with builder.if_then(builder.icmp_unsigned("!=", odd, loop.number(0))):
-                loop.interleaved(distance, 1)
+                loop.step_interleaved(distance, 1)
             rest = builder.urem(n, loop.number(emit.lanes))
             with builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))):
-                loop.interleaved(distance, 1, keep=loop.rest(n))
+                loop.step_interleaved(distance, 1, keep=loop.rest(n))
             return context.make_tuple(builder, result, loop.results())
 
         element = x.dtype
@@ -450,7 +450,7 @@ def _make_fence():
 
 
 @inner
-def interleaved(dy):
+def runs_at_once(dy):
     """How many runs or rows are summed at once."""
     return _INTERLEAVED if dy is None else _INTERLEAVED_BOTH
 

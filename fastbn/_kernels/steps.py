@@ -29,9 +29,9 @@ class Stage(Enum):
 
 
 class Walk(Enum):
-    """How a step goes through memory; `ANY` where it goes over channels."""
+    """How a step goes through memory."""
 
-    ANY, ROWS, COLUMNS = range(3)
+    CHANNELS, ROWS, COLUMNS = range(3)
 
 
 class Storage(Enum):
@@ -41,7 +41,10 @@ class Storage(Enum):
 
 
 class Reads(Enum):
-    """What a step reads: x in a forward pass, else dy or both."""
+    """What a step reads: x in a forward pass, else dy or both.
+
+    Of steps over channels it tells the pass: X a forward, X_AND_DY a backward one.
+    """
 
     X, DY, X_AND_DY = range(3)
 
@@ -78,7 +81,7 @@ def keys() -> Iterator[Key]:
     for storage in Storage:
         for reads in (Reads.X, Reads.X_AND_DY):
             for stage in (Stage.SHIFT, Stage.MERGE, Stage.PREPARE):
-                yield Key(stage, Walk.ANY, storage, reads)
+                yield Key(stage, Walk.CHANNELS, storage, reads)
         for walk in (Walk.ROWS, Walk.COLUMNS):
             for reads in (Reads.X, Reads.X_AND_DY):
                 yield Key(Stage.SUM, walk, storage, reads)
@@ -93,7 +96,7 @@ def _shift(key: Key) -> Callable:
         context = record_at(address, CONTEXT)
         plan = record_at(context.plan, PLAN)
         if forward:
-            x = array_at(context.x, plan.samples * plan.channels * plan.run, real)
+            x = array_at(context.x, plan.size, real)
             channels.shift_near(context, plan, real, x, first, last)
         else:
             channels.shift_to_mean(context, plan, real, first, last)
@@ -109,9 +112,8 @@ def _sum(key: Key) -> Callable:
     def sum_blocks(t, exact, first, last, address):
         context = record_at(address, CONTEXT)
         plan = record_at(context.plan, PLAN)
-        size = plan.samples * plan.channels * plan.run
-        x = array_at(context.x, size, real)
-        dy = array_at(context.dy, size, real) if reads_dy else None
+        x = array_at(context.x, plan.size, real)
+        dy = array_at(context.dy, plan.size, real) if reads_dy else None
         reduce(context, plan, real, t, exact, x, dy, first, last)
         return 0
 
@@ -140,7 +142,7 @@ def _prepare(key: Key) -> Callable:
     def prepare(t, exact, first, last, address):
         context = record_at(address, CONTEXT)
         plan = record_at(context.plan, PLAN)
-        out = array_at(context.out, plan.samples * plan.channels * plan.run, real)
+        out = array_at(context.out, plan.size, real)
         if forward:
             channels.invert_deviations(context, plan, first, last)
             channels.forward_coefficients(context, plan, real, first, last)
@@ -160,10 +162,9 @@ def _write(key: Key) -> Callable:
     def write_values(t, exact, first, last, address):
         context = record_at(address, CONTEXT)
         plan = record_at(context.plan, PLAN)
-        size = plan.samples * plan.channels * plan.run
-        x = array_at(context.x, size, real) if reads_x else None
-        dy = array_at(context.dy, size, real) if reads_dy else None
-        out = array_at(context.out, size, real)
+        x = array_at(context.x, plan.size, real) if reads_x else None
+        dy = array_at(context.dy, plan.size, real) if reads_dy else None
+        out = array_at(context.out, plan.size, real)
         write(context, plan, real, x, dy, out, first, last)
         return 0
 

@@ -11,6 +11,7 @@ import pickle
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -60,9 +61,14 @@ def _warn(reason: Exception) -> None:
     global _warned
     if not _warned:
         _warned = True
+        place, remedy = "", ""
+        if isinstance(reason, OSError):
+            remedy = ", unless NUMBA_CACHE_DIR names a directory that can be written to"
+            with suppress(OSError):  # relative to a directory that is gone
+                place = f" in {directory()}"
         warnings.warn(
-            f"compiled kernels cannot be kept in {directory()} ({reason}): each process compiles "
-            "them anew, unless NUMBA_CACHE_DIR names a directory that can be written to",
+            f"compiled kernels cannot be kept{place} ({reason}): each process compiles them anew"
+            f"{remedy}",
             RuntimeWarning,
             stacklevel=2,
         )

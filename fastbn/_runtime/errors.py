@@ -1,4 +1,4 @@
-"""What every room needs of error messages: checks of numbers and names, one argument each.
+"""Checks of numbers and names, which every room needs.
 
 A message names the argument, what came and what was expected. Those about arrays stand in
 `fastbn._arrays.validate`.
@@ -51,6 +51,7 @@ def number(name: str, value, minimum: float = -math.inf) -> float:
 
 
 def choice(name: str, value, allowed: Sequence[str]) -> None:
+    """One of several names."""
     if not isinstance(value, str) or value not in allowed:
         wanted = ", ".join(repr(item) for item in allowed)
         raise ValueError(f"{name} should be one of {wanted}, got {value!r}")

@@ -29,23 +29,33 @@ def wait_for(lock: Any) -> None:
 
 
 def _before() -> None:
-    importing.acquire()  # Numba may be on its way: only now it is known whether it is loaded
-    lock = _compiler_lock()
-    if lock is not None:
-        importing.release()  # who compiles may import; nobody compiles to import
+    taken: list[Any] = []
+
+    def take(lock: Any) -> None:
         lock.acquire()
-        importing.acquire()
-    others = list(_others)
-    for other in others:
-        other.acquire()
+        taken.append(lock)
+
+    try:
+        take(importing)  # Numba may be on its way: only now it is known whether it is loaded
+        compiling = _compiler_lock()
+        if compiling is not None:
+            taken.pop().release()  # who compiles may import; nobody compiles to import
+            take(compiling)
+            take(importing)
+        for lock in list(_others):
+            take(lock)
+    except BaseException:  # an interrupt while it waits: the fork goes on without
+        for lock in taken:
+            lock.release()
+        raise
     # Only these: others may be made, and Numba loaded, while the fork is under way.
-    _held[:] = [lock, *others, importing] if lock is not None else [*others, importing]
+    _held[:] = taken
 
 
 def _after() -> None:
     held = list(_held)
     _held.clear()
-    for lock in held:  # `importing` last: it guards the list
+    for lock in reversed(held):
         lock.release()
 
 

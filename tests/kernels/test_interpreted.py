@@ -22,6 +22,7 @@ import fastbn
 
 np.seterr(all="ignore")  # as in compiled code: lanes that no channel has may hold anything
 from fastbn._arrays import layout
+from fastbn._kernels import schedule
 from fastbn._runtime import info
 
 ROWS = (3, 2, 40), (9, 2, 17), (2, 3, 130), (2, 1100), (1, 2, 1100), (17, 3, 33)
@@ -50,6 +51,18 @@ for cache in (1 << 30, 1):  # plain stores, and non-temporal ones
             check(x, dy, weight, bias)
             x[0, 0] += 1000  # an outlier in first place
             check(x, dy, weight, bias)
+
+# Slabs of few channels, and a team: its threads take turns here, each in its own part of the room.
+schedule.LARGE, schedule.BLOCK, schedule.FUSE_GROUPS, schedule.SLAB_BYTES = 1, 512, 1, 1 << 12
+layout._layout.cache_clear()
+fastbn.set_num_threads(3)
+for shape in ((6, 40, 9, 16), (3, 16, 600), (1, 13, 140), (301, 65), (33, 4100), (90, 11, 7)):
+    x, dy, weight, bias = problem(shape, np.float32)
+    x[0, 3] += 1e6
+    plan = schedule.plan(shape, 1, 4)
+    assert (plan.slab(1, 3) > 0) == (shape[-1] > 9 and len(shape) > 2), shape
+    check(x, dy, weight, bias)
+    fastbn.forward(x, x[0].ravel()[: shape[1]])  # a weight that begins where x does
 print("done")
 """
 

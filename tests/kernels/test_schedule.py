@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from data import DTYPES, channels_last, problem
+from process import run_python
 from shapes import STORED
 
 import fastbn
@@ -68,6 +69,36 @@ def test_slabs_give_the_same_bits(monkeypatch, shape, dtype, threads):
         np.testing.assert_array_equal(one, two)
     assert np.isnan(fused[0][:, 11]).all()
     assert np.isfinite(np.delete(fused[0], 11, axis=1)).all()
+
+
+MANY = """
+import numpy as np
+from data import problem
+import fastbn
+from fastbn._arrays import layout
+from fastbn._kernels import schedule
+from fastbn._runtime import info
+
+info.last_level_cache = lambda: 1
+schedule.LARGE, schedule.BLOCK, schedule.SLAB_BYTES = 1, 512, 1 << 12
+x, dy, weight, bias = problem((2, 130, 600), np.float32)
+results = []
+for groups in (1 << 40, 1):  # whole arrays, then slabs
+    schedule.FUSE_GROUPS = groups
+    layout._layout.cache_clear()
+    for threads in (1, 2, 16, 64):
+        fastbn.set_num_threads(threads)
+        assert (schedule.plan(x.shape, 1, 4).slab(2, threads) > 0) == (groups == 1)
+        y, saved = fastbn.forward(x, weight, bias)
+        results.append([y, *fastbn.backward(dy, saved)])
+for result in results:
+    assert all(map(np.array_equal, result, results[0]))
+print("done")
+"""
+
+
+def test_slabs_give_the_same_bits_on_many_cores():
+    assert run_python(MANY, NUMBA_NUM_THREADS="64") == "done\n"
 
 
 def test_what_is_fused(monkeypatch):

@@ -1,10 +1,11 @@
-"""The steps of a pass: each has a symbol of its own in every process."""
+"""The steps of a pass: all there are, each with a symbol of its own in every process."""
 
 import itertools
 
 from numba.core.bytecode import FunctionIdentity
+from process import run_python
 
-from fastbn._kernels import steps
+from fastbn._kernels import passes, schedule, steps
 
 
 def test_steps_have_symbols_of_their_own(monkeypatch):
@@ -14,3 +15,28 @@ def test_steps_have_symbols_of_their_own(monkeypatch):
         monkeypatch.setattr(FunctionIdentity, "_unique_ids", itertools.count(1))
         names.add(FunctionIdentity.from_function(steps._made(key)._function).unique_name)
     assert len(names) == len(keys)
+
+
+def test_the_steps_are_those_that_passes_ask_for():
+    asked = set()
+    for itemsize in (4, 8):
+        for shape in ((40, 3, 500), (40, 3, 20), (40, 3), (1, 3, 20)):
+            for task in range(16):
+                plan = schedule.plan(shape, 1, itemsize)
+                asked |= set(passes._keys(plan, task).values())
+    assert asked == set(steps.keys())
+
+
+WARMED = """
+from fastbn import _cli
+from fastbn._kernels import steps
+from fastbn._runtime import jit
+
+_cli.main(["warmup", "--dtypes", "float32"])
+wanted = {repr(key) for key in steps.keys() if key.storage is steps.Storage.FLOAT32}
+assert wanted <= {cache._name for cache in jit.caches if cache.found + cache.compiled}
+"""
+
+
+def test_a_warm_up_leaves_out_no_step():
+    run_python(WARMED)

@@ -13,8 +13,8 @@ def nothing_said(monkeypatch):
     monkeypatch.setattr(cache, "_warned", False)
 
 
-def warned():
-    return pytest.warns(RuntimeWarning, match="kernels cannot be kept in .*NUMBA_CACHE_DIR")
+def warned(message="kernels cannot be kept in .*NUMBA_CACHE_DIR"):
+    return pytest.warns(RuntimeWarning, match=message)
 
 
 @pytest.fixture
@@ -85,6 +85,15 @@ def test_where_nothing_can_be_written_kernels_still_compile(tmp_path, monkeypatc
     assert hits(compiled()) == 0  # of which nothing is said any more
 
 
+def test_a_directory_that_cannot_be_named_costs_no_call(monkeypatch):
+    def directory():
+        raise FileNotFoundError("the working directory is gone")
+
+    monkeypatch.setattr(cache, "directory", directory)
+    with warned("kernels cannot be kept .the working directory is gone"):
+        assert hits(compiled()) == 0
+
+
 def test_other_source_is_another_kernel(directory, monkeypatch):
     hits(compiled())
     monkeypatch.setattr(cache, "_source_digest", lambda: "another version of fastbn")
@@ -94,7 +103,7 @@ def test_other_source_is_another_kernel(directory, monkeypatch):
 
 def test_without_source_nothing_is_kept(directory, monkeypatch):
     monkeypatch.setattr(cache, "_source_digest", lambda: "")
-    with warned():
+    with warned("kernels cannot be kept .no source.*: each process compiles them anew$"):
         assert hits(compiled()) == 0
     assert not directory.exists()
 

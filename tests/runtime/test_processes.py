@@ -5,12 +5,8 @@ wrong number. `test_threads` has the same for one layer and few calls, `test_cac
 can happen to files.
 """
 
-import os
-
 import pytest
-from process import each_layer, environment, run_python
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+from process import each_layer, environment, needs_fork, run_python, run_to_end
 
 PRELUDE = """
 import os, sys, threading, time
@@ -148,8 +144,8 @@ import numpy as np
 import fastbn
 
 # A thread makes the very first access, and goes on; the process forks so many seconds later.
-x = np.arange(20_000, dtype=np.float32).reshape(8, 4, 25, 25)
-wrong = []
+x = np.arange(80_000, dtype=np.float32).reshape(8, 4, 50, 50)  # for a team
+wrong, ready = [], threading.Event()
 
 def work():
     while not wrong:
@@ -157,6 +153,7 @@ def work():
             assert abs(fastbn.forward(x)[0].mean()) < 1e-5
         except BaseException as error:
             wrong.append(error)
+        ready.set()
 
 threading.Thread(target=work, daemon=True).start()
 time.sleep({delay})
@@ -169,9 +166,30 @@ end = time.monotonic() + 60
 while not (found := os.waitpid(pid, os.WNOHANG))[0]:
     assert time.monotonic() < end or os.kill(pid, 9), "the child hangs"
     time.sleep(0.01)
-assert os.waitstatus_to_exitcode(found[1]) == 0 and not wrong, (found, wrong)
-print("done", flush=True)
+assert os.waitstatus_to_exitcode(found[1]) == 0 and ready.wait(60) and not wrong, (found, wrong)
+print(fastbn.config_info()["threading_layer"], flush=True)
 os._exit(0)
+"""
+
+LOCKED = """
+# A thread is changing the list of workspaces while the process forks.
+from fastbn._kernels import abi
+
+x = np.ones((40, 5000), np.float32)  # whose workspace is not small
+fastbn.forward(x)
+held = threading.Event()
+
+def hold():
+    with abi._lock:
+        held.set()
+        time.sleep(0.3)
+
+holder = threading.Thread(target=hold)
+holder.start()
+held.wait()
+assert finished(fork(lambda: fastbn.forward(x)[1].stats.count == 40), 20)
+holder.join()
+fastbn.forward(x)
 """
 
 UNGUARDED = """
@@ -210,9 +228,8 @@ assert all(finished(child) for child in children)
 """
 
 
-def run(code, timeout=None, **settings):
-    out = run_python(PRELUDE + code + '\nprint("done")\n', timeout=timeout, **settings)
-    assert "done" in out.split()
+def run(code, **settings):
+    run_to_end(PRELUDE + code, **settings)
 
 
 @each_layer
@@ -242,8 +259,16 @@ def test_fork_during_the_first_use():
 @each_layer
 @pytest.mark.parametrize("milliseconds", [0, 1, 2, 3, 4, 6, 8, 10, 15, 20])
 def test_fork_during_the_first_access(layer, milliseconds):
+    settings = {"NUMBA_NUM_THREADS": "2", **environment(layer)}
     code = FIRST_ACCESS.format(delay=milliseconds / 1000)
-    assert run_python(code, timeout=100, **environment(layer)) == "done\n"
+    used = run_python(code, timeout=150, **settings).strip()
+    assert used == settings.get("NUMBA_THREADING_LAYER", used)
+    assert "not started" not in used
+
+
+@needs_fork
+def test_fork_while_another_thread_keeps_a_workspace():
+    run(LOCKED)
 
 
 def test_calls_import_nothing_that_forks_do_not_wait_for():

@@ -13,12 +13,12 @@ for threads in {threads}:
     print(digest.total(digest.digests(digest.CASES)))
 print(digest.total(digest.digests(digest.LARGE)))
 """
-MANY = (1, 2, 4, 8, 3)
+MANY = (1, 2, 16, 64, 3)
 
 
 def totals(threads, **environment):
     """A SHA-256 of all cases at each number of threads, then one of the large ones at the last."""
-    return run_python(SCRIPT.format(threads=threads), NUMBA_NUM_THREADS="8", **environment).split()
+    return run_python(SCRIPT.format(threads=threads), NUMBA_NUM_THREADS="64", **environment).split()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """No array of x's size is allocated beyond the output."""
 
-import threading
 import tracemalloc
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from data import DTYPES, channels_last, problem
 from process import run_python
 
 import fastbn
-from fastbn._arrays import layout
-from fastbn._kernels import abi
 
 SMALL = 640 * 1024  # vectors of C numbers, partial sums, Python objects: 1/16 of the smallest x
 # shape, channel axis, memory: 2 to 3 million values, 9 to 26 MB
@@ -112,109 +109,3 @@ def test_kernels_allocate_nothing_large():
     growth = list(map(int, run_python(RESIDENT).split()))
     assert len(growth) == 3
     assert max(growth) <= 16 * 2**20
-
-
-THREADS = (1, 2, 16, 64)
-
-
-def pool(rows):
-    """The workspaces of a shape whose sums take several hundred KB."""
-    return layout.see(np.ones((rows, 5000), np.float32), 1)[1].plan.pool
-
-
-def work(rows, threads):
-    """What a call on so many threads does with its workspace."""
-    pool(rows).give(pool(rows).take(threads))
-
-
-@pytest.fixture
-def nothing_kept():
-    """No workspace is kept before the test, and none after it."""
-
-    def forget():
-        while abi._kept:
-            abi._kept.popitem()[0]._spare.clear()
-
-    forget()
-    yield
-    forget()
-
-
-@pytest.mark.usefixtures("nothing_kept")
-@pytest.mark.parametrize("threads", THREADS)
-def test_few_large_workspaces_are_kept(monkeypatch, threads):
-    monkeypatch.setattr(abi, "SPARES", 2)
-    for rows in (40, 41, 42, 40):
-        work(rows, threads)
-    assert list(abi._kept) == [pool(42), pool(40)]  # the latest is last
-    assert [len(pool(rows)._spare) for rows in (40, 41, 42)] == [1, 0, 1]
-
-
-@pytest.mark.usefixtures("nothing_kept")
-@pytest.mark.parametrize("threads", THREADS)
-def test_what_is_kept_has_a_limit_in_bytes(monkeypatch, threads):
-    work(40, threads)
-    monkeypatch.setattr(abi, "KEPT_BYTES", 2 * sum(abi._kept.values()) + 1000)
-    for rows in (41, 42):
-        work(rows, threads)
-    assert list(abi._kept) == [pool(41), pool(42)]
-
-
-@pytest.mark.usefixtures("nothing_kept")
-@pytest.mark.parametrize("threads", THREADS)
-def test_a_workspace_is_used_again_whatever_the_number_of_threads(threads):
-    first = pool(40).take(threads)
-    pool(40).give(first)
-    assert pool(40).take(threads) is first
-    pool(40).give(first)
-    assert pool(40).take(1) is first
-    pool(40).give(first)
-    assert pool(40).take(threads + 1) is not first  # too small
-
-
-def test_a_workspace_beyond_the_limit_is_not_kept():
-    large = layout.see(np.ones((40, 50_000), np.float32), 1)[1].plan.pool
-    large.give(large.take(1))
-    assert not large._spare
-
-
-MANY = """
-import numpy as np
-import fastbn
-from fastbn._arrays import layout
-from fastbn._kernels import abi
-
-x = np.ones((40, 5000), np.float32)
-x[::2] = 3
-pool = layout.see(x, 1)[1].plan.pool
-for threads in (1, 2, 16, 64):
-    fastbn.set_num_threads(threads)
-    y, saved = fastbn.forward(x, eps=0.0)
-    assert saved.stats.count == 40 and set(np.unique(y)) == {-1, 1}
-    assert pool in abi._kept and pool._spare[0].threads == threads
-print("done")
-"""
-
-
-def test_workspaces_are_kept_on_many_cores():
-    assert run_python(MANY, NUMBA_NUM_THREADS="64") == "done\n"
-
-
-def test_threads_that_keep_workspaces_at_once_do_no_harm(monkeypatch):
-    monkeypatch.setattr(abi, "SPARES", 3)
-    wrong = []
-
-    def many(first):
-        try:
-            for i in range(300):
-                work(40 + (first + i) % 7, 2)
-        except Exception as error:
-            wrong.append(error)
-
-    workers = [threading.Thread(target=many, args=(i,)) for i in range(8)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert not wrong
-    assert len(abi._kept) <= 3
