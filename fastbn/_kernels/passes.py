@@ -114,11 +114,11 @@ _alone, _team = inner(_run), kernel(_run, parallel=True)
 
 
 @kernel
-def _start_forward(threads, address, steps, x, out, weight, bias, stats, count, eps):
+def _start_forward(threads, address, todo, x, out, weight, bias, stats, count, eps):
     """Complete the context; run if there is but one thread."""
     address = np.uintp(address)
     context = record_at(address, CONTEXT)
-    context.steps, context.sum_again, context.stats = np.uintp(steps), ZERO, data_pointer(stats)
+    context.steps, context.sum_again, context.stats = np.uintp(todo), ZERO, data_pointer(stats)
     context.weight, context.bias = data_pointer(weight), data_pointer(bias)
     context.x, context.out = data_pointer(x), data_pointer(out)
     context.count, context.eps = count, eps
@@ -127,14 +127,14 @@ def _start_forward(threads, address, steps, x, out, weight, bias, stats, count, 
 
 
 @kernel
-def _start_evaluation(threads, address, steps, x, out, weight, bias, mean, var, eps):
+def _start_evaluation(threads, address, todo, x, out, weight, bias, mean, var, eps):
     """Complete the context of a forward pass with given statistics; run if there is one thread."""
     address, c = np.uintp(address), np.uintp(mean.size)
     context = record_at(address, CONTEXT)
     given = array_at(context.given, (TWO + ONE) * c, np.float64)
     for j in range(c):
         given[j], given[c + j] = mean[j], var[j]
-    context.steps, context.sum_again, context.stats = np.uintp(steps), ZERO, context.given
+    context.steps, context.sum_again, context.stats = np.uintp(todo), ZERO, context.given
     context.weight, context.bias = data_pointer(weight), data_pointer(bias)
     context.x, context.out = data_pointer(x), data_pointer(out)
     context.count, context.eps = 1.0, eps
@@ -143,11 +143,11 @@ def _start_evaluation(threads, address, steps, x, out, weight, bias, mean, var, 
 
 
 @kernel
-def _start_backward(threads, address, steps, x, dy, out, weight, stats, dweight, dbias):
+def _start_backward(threads, address, todo, x, dy, out, weight, stats, dweight, dbias):
     """Complete the context of a backward pass; run if there is one thread."""
     address = np.uintp(address)
     context = record_at(address, CONTEXT)
-    context.steps, context.sum_again, context.stats = np.uintp(steps), ZERO, data_pointer(stats)
+    context.steps, context.sum_again, context.stats = np.uintp(todo), ZERO, data_pointer(stats)
     context.weight = data_pointer(weight)
     context.dweight, context.dbias = data_pointer(dweight), data_pointer(dbias)
     context.x, context.dy, context.out = data_pointer(x), data_pointer(dy), data_pointer(out)
@@ -189,10 +189,10 @@ def _steps_of(plan: Plan, task: int, threads: int) -> int:
 def _pass(start: Callable, plan: Plan, task: int, arguments: tuple) -> None:
     threads = _threads.get_num_threads() if plan.large else 1
     workspace = plan.pool.take(threads)
-    steps, context = _steps_of(plan, task, threads), workspace.context
-    start(threads, context, steps, *arguments)
+    todo, context = _steps_of(plan, task, threads), workspace.context
+    start(threads, context, todo, *arguments)
     if threads > 1 and not _threads.run(_team, threads, np.uintp(context)):
-        start(1, context, steps, *arguments)
+        start(1, context, todo, *arguments)
     plan.pool.give(workspace)
 
 
