@@ -97,7 +97,7 @@ CONTEXT = _fields(
 # A workspace is kept for the next call: small ones always; of the others `SPARES` and `KEPT_BYTES`
 # in all, if each takes no more than `SPARE_BYTES` without what the threads add. New ones cost page
 # faults: (50, 512) takes 31 us with a new one, 16 with one that is kept (AMD EPYC, 2026-11).
-SMALL_BYTES, SPARE_BYTES, SPARES, KEPT_BYTES = 1 << 16, 1 << 20, 64, 1 << 26
+SMALL_BYTES, SPARE_BYTES, SPARES, KEPT_BYTES = 1 << 16, 1 << 21, 64, 1 << 26
 
 
 class Workspace(NamedTuple):
