@@ -226,3 +226,17 @@ def test_nonfinite_lets_finite_statistics_pass(nonfinite):
     update_running_stats(mean, var, some_stats(), nonfinite=nonfinite)
     assert np.all(mean != 0)
     assert fastbn.Stats is Stats
+
+
+@pytest.mark.parametrize("offset", [0.0, 3.0, 100.0])
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 64), (8, 64), (40, 200), (4, 8, 6, 6), (32, 64, 7, 7), (16, 32, 30, 30), (100_000, 8)],
+    ids=str,
+)
+def test_statistics_of_float32_are_as_exact_as_the_docstring_says(shape, offset):
+    x = normals(shape, np.float32, offset=offset)
+    mine, exact = batch_stats(x), batch_stats(x.astype(np.float64))
+    many = exact.count >= 1000
+    assert np.max(np.abs(mine.mean - exact.mean) / exact.std()) <= (5e-8 if many else 1e-7)
+    assert np.max(np.abs(mine.var() / exact.var() - 1)) <= (5e-8 if many else 2.5e-7)
