@@ -1,4 +1,4 @@
-"""The command line: `python -m fastbn info | warmup | bench`."""
+"""The command line: `python -m fastbn info | warmup | verify | bench`."""
 
 import argparse
 import json
@@ -117,6 +117,42 @@ def info(as_json: bool) -> None:
         if isinstance(value, dict):
             value = ", ".join(f"{key} {bound}" for key, bound in value.items())
         print(f"{name.replace('_', ' '):18}{value}")
+
+
+def _flushes_subnormals() -> bool:
+    """Whether this thread takes numbers next to zero for zero."""
+    least = np.finfo(np.float64).smallest_subnormal
+    return bool(np.array([least])[0] * np.float64(1.0) == 0.0)
+
+
+def verify(cases: bool) -> int:
+    """Compare this machine's bits with those of all others; the exit code."""
+    from . import _verify
+
+    start, info = perf_counter(), fastbn.config_info()
+    digests = _verify.digests()
+    found, seconds = _verify.total(digests), perf_counter() - start
+    if cases:
+        for name, value in digests.items():
+            print(f"{value[:16]}  {name}")
+    print(f"order     {info['order']}\ndigest    {found}")
+    if found == info["digest"]:
+        print(f"agrees: the bits of every processor, threads: {info['threads']}, {seconds:.1f} s")
+        return 0
+    print(f"expected  {info['digest']}\ndiffers from other processors")
+    if _flushes_subnormals():
+        print(
+            "This process flushes subnormal numbers to zero: torch.set_flush_denormal, or a "
+            "library that was built with -ffast-math."
+        )
+    elif not info["fused_multiply_add"]:
+        print(
+            f"Kernels are compiled for {info['llvm_cpu']} without fused multiply-add: last digits "
+            "differ."
+        )
+    else:
+        print("No reason is known. Please report this, with what `python -m fastbn info` says.")
+    return 1
 
 
 def _calls_of_fastbn(x: np.ndarray, dy: np.ndarray, axis: int) -> Calls:
@@ -244,6 +280,9 @@ def _parser() -> argparse.ArgumentParser:
         text = f"some of {','.join(allowed)} (default: {default})"
         ahead.add_argument(option, type=kind, default=default, help=text)
 
+    check = commands.add_parser("verify", help="whether this machine gives the bits of all others")
+    check.add_argument("--cases", action="store_true", help="print the digest of each case, too")
+
     look = commands.add_parser("bench", help="time one shape beside a plain copy and PyTorch")
     look.add_argument("--shape", type=_shape, default="32,64,56,56", help="default: %(default)s")
     look.add_argument("--dtype", choices=("float32", "float64"), default="float32")
@@ -254,12 +293,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0, 1 if kernels cannot be kept, 2 for arguments that make no sense."""
+    """Run a command; 0, 1 for what it finds to be wrong, 2 for arguments that make no sense."""
     parser = _parser()
     options = vars(parser.parse_args(arguments))
     command = options.pop("command")
     if command == "warmup":
         return warmup(**options)
+    if command == "verify":
+        return verify(**options)
     if command == "info":
         info(options["json"])
         return 0

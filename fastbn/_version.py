@@ -1,3 +1,8 @@
-"""The version, for the package and for `config_info`."""
+"""The versions: of the package, and of the order of its sums."""
 
 __version__ = "0.1.0"
+
+# Of the order in which everything is added up and rounded (docs/order.md), and what `_verify` gives
+# for it on every processor that has fused multiply-add.
+ORDER = 1
+DIGEST = ""

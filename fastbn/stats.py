@@ -213,9 +213,8 @@ def merge_stats(stats: Iterable[Stats]) -> Stats:
     with np.errstate(all="ignore"):
         moved = [part.mean - origin for part in parts]
         shift = sum((part.count / total) * d for part, d in zip(parts[1:], moved[1:], strict=True))
-        m2 = sum(
-            part.m2 + part.count * (d - shift) ** 2 for part, d in zip(parts, moved, strict=True)
-        )
+        rest = [d - shift for d in moved]
+        m2 = sum(part.m2 + part.count * (d * d) for part, d in zip(parts, rest, strict=True))
         return _new(total, origin + shift, np.asarray(m2))
 
 

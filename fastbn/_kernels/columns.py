@@ -7,7 +7,7 @@ whole row is a shorter row.
 
 import numpy as np
 
-from .._runtime.jit import array_at, inlined, inner, reduction, span
+from .._runtime.jit import array_at, inlined, inner, span
 from .abi import ALIASING_BYTES
 from .simd import (
     FOUR,
@@ -79,29 +79,45 @@ def expand(values, first, run, n, out):
             j, c = j + run, (c + ONE) % channels
 
 
-@reduction
-def _total(values, start, n):
-    s = 0.0
-    for i in range(n):
-        s += values[start + i]
-    return s
+@inner
+def _add_up(s1, s2, j, n):
+    """The sums of n values of each array from j on: first halves, second halves, side by side.
+
+    One after the other, an addition waits for the one before: the statistics of (300, 4, 127) take
+    1.2 times as long (AMD EPYC, 2026-11).
+    """
+    a1 = a2 = b1 = b2 = 0.0
+    half = n // TWO
+    for i in range(j, j + half):
+        a1 += s1[i]
+        a2 += s2[i]
+        b1 += s1[i + half]
+        b2 += s2[i + half]
+    for i in range(j + TWO * half, j + n):
+        b1 += s1[i]
+        b2 += s2[i]
+    return a1 + b1, a2 + b2
 
 
 @inner
-def _fold(sums, first, run, n, out):
+def _fold(s1, s2, first, run, n, out1, out2):
     """Add the columns' sums up by channel: `expand` backwards."""
-    channels = np.uintp(out.size)
+    channels = np.uintp(out1.size)
     for j in range(first, min(channels, first + n // run)):
-        out[j] = 0.0
+        out1[j] = out2[j] = 0.0
     j, c = ZERO, first
     while j < n:
         if run == ONE:
             length = min(channels - c, n - j)
             for i in range(length):
-                out[c + i] += sums[j + i]
+                out1[c + i] += s1[j + i]
+            for i in range(length):
+                out2[c + i] += s2[j + i]
             j, c = j + length, ZERO
         else:
-            out[c] += _total(sums, j, run)
+            total1, total2 = _add_up(s1, s2, j, run)
+            out1[c] += total1
+            out2[c] += total2
             j, c = j + run, (c + ONE) % channels
 
 
@@ -148,8 +164,9 @@ def reduce(context, plan, real, t, exact, x, dy, first, last):
             o = rows * width + start
             _add_exactly(x, dy, o, o + ONE, width, min(n, rest - start), shift, s1, s2)
         if not direct:
-            _fold(s1, channel, run, n, span(partial_sums, i * c, c))
-            _fold(s2, channel, run, n, span(partial_sums, (parts + i) * c, c))
+            total1 = span(partial_sums, i * c, c)
+            total2 = span(partial_sums, (parts + i) * c, c)
+            _fold(s1, s2, channel, run, n, total1, total2)
 
 
 @inner

@@ -1,13 +1,51 @@
-"""The operations of `simd` in plain Python, for ``NUMBA_DISABLE_JIT=1``.
+"""The operations of `simd` in plain Python, for ``NUMBA_DISABLE_JIT=1``, with the same bits.
 
 Each vector that is loaded or stored must lie within its array, and on a line of the cache where a
 store goes past the caches: compiled code would read or overwrite what belongs to others.
 """
 
+import math
+from fractions import Fraction
+
 import numpy as np
 
 from .._runtime.jit import data_pointer
-from .abi import CHAIN, INTERLEAVED, INTERLEAVED_BOTH, VECTOR_BYTES
+from .abi import CHAIN, INTERLEAVED, INTERLEAVED_BOTH, UNROLL, VECTOR_BYTES
+
+
+def _fuse(a, b, c):
+    """``a * b + c`` of three float64, rounded once."""
+    plain = a * b + c
+    if not all(map(math.isfinite, (a, b, c))):
+        return plain
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    try:
+        return float(exact) if exact else plain  # which knows the sign of 0
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
+
+
+_fuse_each = np.frompyfunc(_fuse, 3, 1)
+
+
+def multiply_add(a, b, c):
+    """``a * b + c``, rounded once.
+
+    Of float32 by way of float64, where the product is exact: a sum that is rounded to odd has the
+    digits that decide how float32 rounds (Boldo & Melquiond 2008).
+    """
+    a, b, c = np.broadcast_arrays(a, b, c)
+    if a.dtype == np.float64:
+        return _fuse_each(a, b, c).astype(np.float64)
+    product, c = a.astype(np.float64) * b, c.astype(np.float64)
+    total = product + c
+    back = total - product
+    lost = (product - (total - back)) + (c - back)
+    bits = total.view(np.int64)
+    towards_zero = (lost < 0) == (total > 0)
+    even = (abs(lost) > 0) & (bits & 1 == 0)
+    odd = np.where(even, bits + np.where(towards_zero, -1, 1), bits)
+    return odd.view(np.float64).astype(np.float32)
 
 
 def _lanes(array, size=VECTOR_BYTES):
@@ -49,7 +87,7 @@ def make_affine(size=VECTOR_BYTES, nontemporal=False, pair=False, twice=False):
             result = 0
             if x is not None:
                 centered = _load(x, place, n) - coefficient(center)
-                result = centered * coefficient(scale) + coefficient(offset)
+                result = multiply_add(centered, coefficient(scale), coefficient(offset))
             if dy is not None:
                 result = (_load(dy, place, n) + result) * coefficient(gain)
             results.append((place, result))
@@ -59,7 +97,7 @@ def make_affine(size=VECTOR_BYTES, nontemporal=False, pair=False, twice=False):
     return affine
 
 
-def _terms(x, dy, o, n, shift, exact):
+def _terms(x, dy, o, n, shift, exact=False):
     """What is added up, u and d: x - shift twice, or dy and x - shift."""
     d, u = _load(x, o, n), None if dy is None else _load(dy, o, n)
     if exact:
@@ -69,49 +107,108 @@ def _terms(x, dy, o, n, shift, exact):
     return (d if u is None else u), d
 
 
-def _add(x, dy, o, shift, s1, s2, j, n, exact):
-    u, d = _terms(x, dy, o + j, n, _load(shift, j, n), exact)
-    _store(s1, j, _load(s1, j, n) + u)
-    _store(s2, j, _load(s2, j, n) + u * d)
+def _chain(terms):
+    """The sums of u and of u * d of each lane, one after the other."""
+    total = product = None
+    for u, d in terms:
+        product = u * d if product is None else multiply_add(u, d, product)
+        total = u if total is None else total + u
+    return total, product
+
+
+def _halves(values):
+    """The sum of the two halves of a vector."""
+    return values[: values.size // 2] + values[values.size // 2 :]
+
+
+def _add(s1, s2, j, total, product):
+    for sums, value in ((s1, total), (s2, product)):
+        _store(sums, j, _load(sums, j, value.size) + value)
 
 
 def add_rows(x, dy, o, distance, shift, s1, s2, j):
-    for row in range(_rows(dy)):
-        _add(x, dy, o + np.uintp(row) * distance, shift, s1, s2, j, _lanes(x), False)
+    n = _lanes(x)
+    shift, rows = _load(shift, j, n), [o + j + np.uintp(k) * distance for k in range(_runs(dy))]
+    terms = [_terms(x, dy, row, n, shift) for row in rows]
+    pairs = zip(_chain(terms[::2]), _chain(terms[1::2]), strict=True)
+    _add(s1, s2, j, *(one + other for one, other in pairs))
 
 
-def _rows(dy):
+def _runs(dy):
     return INTERLEAVED if dy is None else INTERLEAVED_BOTH
 
 
 def make_add_exactly(size=VECTOR_BYTES):
     def add_exactly(x, dy, o, shift, s1, s2, j):
-        _add(x, dy, o, shift, s1, s2, j, _lanes(x, size), True)
+        n = _lanes(x, size)
+        _add(s1, s2, j, *_chain([_terms(x, dy, o + j, n, _load(shift, j, n), True)]))
 
     return add_exactly
 
 
+class _RunSum:
+    """The sums of `simd.RunSum`, of the same terms in the same lanes."""
+
+    def __init__(self, x, dy, shift, exact=False):
+        self.x, self.dy, self.shift, self.exact = x, dy, shift, exact
+        self.lanes = _lanes(x)
+        self.totals = np.zeros((2, self.lanes // 2))
+
+    def terms(self, o, done=0):
+        """A vector's terms; 0 in lanes that are done."""
+        new = np.arange(self.lanes) >= done
+        terms = _terms(self.x, self.dy, o, self.lanes, self.shift, self.exact)
+        return [np.where(new, values, values.dtype.type(0)) for values in terms]
+
+    def add(self, *chains):
+        """Add to the totals the sums of one or two chains of terms."""
+        sums = [_chain(terms) for terms in chains if terms]
+        for total, values in zip(self.totals, zip(*sums, strict=True), strict=False):
+            total += _halves(sum(values[1:], values[0]))
+
+    def results(self):
+        totals = list(self.totals)
+        while totals[0].size > 1:
+            totals = [_halves(total) for total in totals]
+        return totals[0][0], totals[1][0]
+
+
 def make_sum_run(exact):
     def sum_run(x, dy, o, n, shift):
-        if n < _lanes(x):
+        run, o = _RunSum(x, dy, shift, exact), int(o)
+        vectors, rest = divmod(int(n), run.lanes)
+        if vectors == 0:
             raise IndexError(f"a run of {n} values is shorter than a vector")
-        u, d = _terms(x, dy, o, n, shift, exact)
-        s1 = s2 = np.float64(0)
-        for i in range(0, u.size, CHAIN):
-            s1 += u[i : i + CHAIN].sum()
-            s2 += (u[i : i + CHAIN] * d[i : i + CHAIN]).sum()
-        return s1, s2
+        places = [o + k * run.lanes for k in range(vectors)]
+        whole = vectors - vectors % UNROLL
+        chains = [[] for _ in range(UNROLL)]
+        for k, place in enumerate(places[:whole]):
+            chains[k % UNROLL].append(run.terms(place))
+            if (k + 1) % (UNROLL * CHAIN) == 0:
+                run.add(*chains)
+                chains = [[] for _ in range(UNROLL)]
+        chains[0] += [run.terms(place) for place in places[whole:]]
+        if rest:
+            chains[0].append(run.terms(o + int(n) - run.lanes, run.lanes - rest))
+        run.add(*chains)
+        return run.results()
 
     return sum_run
 
 
-_sum_run = make_sum_run(exact=False)
-
-
 def sum_interleaved(x, dy, o, n, distance, shift):
-    starts = (o + np.uintp(k) * distance for k in range(_rows(dy)))
-    sums = [_sum_run(x, dy, start, n, shift) for start in starts]
-    return tuple(map(sum, zip(*sums, strict=True)))
+    run = _RunSum(x, dy, shift)
+    starts = [int(o) + k * int(distance) for k in range(_runs(dy))]
+    vectors, rest = divmod(int(n), run.lanes)
+    columns = [[run.terms(start + k * run.lanes) for start in starts] for k in range(vectors)]
+    whole = vectors - vectors % 2
+    for k in range(0, whole, 2):
+        run.add(*columns[k : k + 2])
+    last = int(n) - run.lanes, run.lanes - rest
+    ends = [[run.terms(start + last[0], last[1]) for start in starts]] if rest else []
+    for terms in columns[whole:] + ends:
+        run.add(terms[::2], terms[1::2])
+    return run.results()
 
 
 def fence():

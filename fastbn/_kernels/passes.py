@@ -223,6 +223,8 @@ def backward(plan: Plan, task: int, *arguments) -> None:
 def move(running_mean, running_var, mean, m2, divisor, momentum):
     """``running = (1 - momentum) * running + momentum * batch``, in float64."""
     for j in range(np.uintp(mean.size)):
-        running_mean[j] = running_mean[j] * (1.0 - momentum) + momentum * mean[j]
+        old = np.float64(running_mean[j])
+        running_mean[j] = old * (1.0 - momentum) + momentum * mean[j]
     for j in range(np.uintp(m2.size)):
-        running_var[j] = running_var[j] * (1.0 - momentum) + momentum * (m2[j] / divisor)
+        old = np.float64(running_var[j])
+        running_var[j] = old * (1.0 - momentum) + momentum * (m2[j] / divisor)

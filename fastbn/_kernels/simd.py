@@ -1,5 +1,9 @@
 """Explicit vectors of 64 bytes, for what LLVM's loop vectoriser does badly or not at all.
 
+The lanes are the same whatever the registers: LLVM takes one of 64 bytes, two of 32 or four of 16.
+So are the terms of each lane, the tree that adds lanes up, and what is rounded once: the same bits
+on every processor (docs/order.md).
+
 ``affine`` computes a vector of an output; ``affine_nontemporal`` stores it past the caches,
 ``affine_twice`` computes two with the same coefficients, and ``affine_pair`` serves a vector in
 which one channel's run ends and the next begins, so that all of them lie on cache lines.
@@ -17,6 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .._runtime.info import fuses
 from .._runtime.jit import INTERPRETED, data_pointer, inner
 from . import interpreted
 from .abi import CHAIN, INTERLEAVED, INTERLEAVED_BOTH, UNROLL, VECTOR_BYTES
@@ -26,15 +31,6 @@ ZERO, ONE, TWO, FOUR, EIGHT, SIXTEEN = (np.uintp(n) for n in (0, 1, 2, 4, 8, 16)
 _INTERLEAVED, _INTERLEAVED_BOTH = np.uintp(INTERLEAVED), np.uintp(INTERLEAVED_BOTH)
 
 _INT = ir.IntType(32)
-
-
-def register_bytes(context) -> int:
-    """Bytes of a vector register.
-
-    Twice as many in eight sums spill: 34 ns for a run of 196, not 15 (AMD EPYC, 2026-11).
-    """
-    features = context.codegen().magic_tuple()[2].split(",")
-    return VECTOR_BYTES if "+avx512f" in features else VECTOR_BYTES // 2
 
 
 class Emitter:
@@ -101,9 +97,11 @@ class Emitter:
         return value if value.type == wide else self.builder.fpext(value, wide)
 
     def multiply_add(self, a, b, c):
-        """``a * b + c``, rounded once where the processor can: the same way at every place."""
+        """``a * b + c``, rounded once; twice on a processor that cannot."""
+        if not fuses(self.context.codegen().magic_tuple()):
+            return self.builder.fadd(self.builder.fmul(a, b), c)
         kind = ir.FunctionType(a.type, [a.type, a.type, a.type])
-        name = f"llvm.fmuladd.v{self.lanes}{a.type.element.intrinsic_name}"
+        name = f"llvm.fma.v{self.lanes}{a.type.element.intrinsic_name}"
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, [a, b, c])
 
@@ -380,7 +378,7 @@ def _make_sum_run(exact):
         result = types.UniTuple(types.float64, 2)
 
         def codegen(context, builder, signature, args):
-            emit = Emitter(context, builder, names, signature, args, register_bytes(context))
+            emit = Emitter(context, builder, names, signature, args)
             loop, n = RunSum(emit, exact), emit.values["n"]
             vectors = builder.udiv(n, loop.number(emit.lanes))
             # One loop: of two, the rest of a chain is unrolled, and spills.
@@ -416,7 +414,7 @@ def _make_sum_interleaved():
         result = types.UniTuple(types.float64, 2)
 
         def codegen(context, builder, signature, args):
-            emit = Emitter(context, builder, names, signature, args, register_bytes(context))
+            emit = Emitter(context, builder, names, signature, args)
             loop, n, distance = RunSum(emit, False, 0), emit.values["n"], emit.values["distance"]
             vectors = builder.udiv(n, loop.number(emit.lanes))
             with cgutils.for_range(builder, builder.udiv(vectors, loop.number(2))):

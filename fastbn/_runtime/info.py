@@ -1,10 +1,10 @@
-"""What fastbn runs on: the caches of the processor, and `config_info`."""
+"""What fastbn runs on: the processor's caches and arithmetic, and `config_info`."""
 
 import platform
 from functools import cache
 from pathlib import Path
 
-from .._version import __version__
+from .._version import DIGEST, ORDER, __version__
 from . import cache as kernel_cache
 from . import threads
 
@@ -18,6 +18,33 @@ def last_level_cache() -> int:
         if text.endswith("K") and text[:-1].isdigit():
             sizes.append(int(text[:-1]) << 10)
     return max(sizes, default=32 << 20)
+
+
+@cache
+def fuses(machine: tuple[str, str, str]) -> bool:
+    """Whether a processor (triple, name, features) has fused multiply-add.
+
+    Else LLVM calls the C library for each product.
+    """
+    from llvmlite import binding
+
+    triple, name, features = machine
+    module = binding.parse_assembly("""
+        declare float @llvm.fma.f32(float, float, float)
+        define float @f(float %a, float %b, float %c) {
+            %d = call float @llvm.fma.f32(float %a, float %b, float %c)
+            ret float %d
+        }""")
+    target = binding.Target.from_triple(triple)
+    assembly = target.create_target_machine(cpu=name, features=features).emit_assembly(module)
+    return "fmaf" not in assembly
+
+
+def _fuses_here() -> bool:
+    """Whether the processor that kernels are compiled for has fused multiply-add."""
+    from numba.core.registry import cpu_target
+
+    return fuses(cpu_target.target_context.codegen().magic_tuple())
 
 
 def _cpu() -> str:
@@ -50,6 +77,9 @@ def config_info() -> dict[str, object]:
     dict
         ``fastbn``, ``python``, ``numpy``, ``numba``, ``llvmlite`` : versions.
         ``cpu`` : the processor's name; ``llvm_cpu`` : what kernels are compiled for.
+        ``fused_multiply_add`` : whether that processor rounds ``a * b + c`` once, as most do.
+        ``order``, ``digest`` : the version of the order of all sums, and what ``python -m fastbn
+        verify`` gives for it on every processor with fused multiply-add.
         ``last_level_cache`` : bytes.
         ``threads`` : of a large call; ``threads_from`` : what decided it; ``thread_limits`` : all
         bounds.
@@ -72,6 +102,9 @@ def config_info() -> dict[str, object]:
         "python": platform.python_version(),
         "cpu": _cpu(),
         "llvm_cpu": numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name(),
+        "fused_multiply_add": _fuses_here(),
+        "order": ORDER,
+        "digest": DIGEST,
         "last_level_cache": last_level_cache(),
         "threads": threads.get_num_threads(),
         "threads_from": threads.decided_by(),

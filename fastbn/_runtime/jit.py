@@ -2,9 +2,11 @@
 
 ``@kernel`` is for what Python calls, and a `Step` for what a team of threads calls: a C function
 behind an address, so that one parallel kernel launches all of them, and nothing is compiled twice.
-They call functions of three kinds: ``@inner`` is compiled once for its types, ``@inlined`` becomes
-part of the one function that calls it (each level of inner functions compiles anew what it calls),
-and ``@reduction`` is an inner one whose loop is a sum.
+They call functions of two kinds: ``@inner`` is compiled once for its types, ``@inlined`` becomes
+part of the one function that calls it (each level of inner functions compiles anew what it calls).
+
+None has fast-math: the compiler may neither change the order of a sum nor choose what is rounded
+once, or bits would follow the processor.
 
 Compiled code gets memory as addresses. `array_at` and `record_at` say what lies there; without a
 compiler (``NUMBA_DISABLE_JIT=1``) the same names work, and check bounds and alignment.
@@ -32,10 +34,6 @@ from .cache import DiskCache
 INTERPRETED = bool(config.DISABLE_JIT)  # no compiler: kernels are plain Python
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
-# Reassociation vectorises sums; NaN and infinity keep their meaning (fastmath=True would not). Only
-# where it is needed: elsewhere the compiler would be free to give one sum different bits in two
-# places, such as a kernel that prefetches and one that does not.
-_REDUCTION = {"reassoc", "nsz", "contract", "arcp"}
 # Only prange is wanted, nothing implicit; and no loop is fused with its neighbour, which may read
 # what another thread has yet to write.
 _PRANGE_ONLY: Any = dict.fromkeys(
@@ -47,7 +45,6 @@ _PRANGE_ONLY: Any = dict.fromkeys(
 _INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
 inner = numba.njit(**_INNER)
 inlined = numba.njit(inline="always", **_INNER)
-reduction = numba.njit(fastmath=_REDUCTION, **_INNER)
 
 caches: list[DiskCache] = []  # of everything that Python or a team calls
 

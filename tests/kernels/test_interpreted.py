@@ -19,15 +19,12 @@ import numpy as np
 import reference
 from data import problem
 import fastbn
+from shapes import NARROW, WIDE
 
 np.seterr(all="ignore")  # as in compiled code: lanes that no channel has may hold anything
 from fastbn._arrays import layout
 from fastbn._kernels import schedule
 from fastbn._runtime import info
-
-ROWS = (3, 2, 40), (9, 2, 17), (2, 3, 130), (2, 1100), (1, 2, 1100), (17, 3, 33)
-COLUMNS = (20, 3), (3, 5, 4), (70, 2, 2), (1, 1, 7), (33, 16), (41, 70), (9, 2, 3), (40, 67)
-MANY = (9, 4100), (2, 1400, 3)  # wider than a tile
 
 def check(x, dy, weight, bias):
     tolerance = 64 * np.finfo(x.dtype).eps * 40
@@ -46,7 +43,7 @@ for cache in (1 << 30, 1):  # plain stores, and non-temporal ones
     info.last_level_cache = lambda: cache
     layout._layout.cache_clear()
     for dtype in (np.float32, np.float64):
-        for shape in ROWS + COLUMNS + MANY:
+        for shape in NARROW + WIDE:
             x, dy, weight, bias = problem(shape, dtype)
             check(x, dy, weight, bias)
             x[0, 0] += 1000  # an outlier in first place
@@ -80,6 +77,33 @@ def interpreted(path=None):
 
 def test_without_compilation():
     assert interpreted() == ""
+
+
+BITS = """
+import numpy as np
+from data import problem
+from shapes import NARROW
+import fastbn
+from fastbn import _verify
+
+np.seterr(all="ignore")
+for dtype in (np.float32, np.float64):
+    for shape in NARROW:
+        for scale in (1, 1e-20, 1e-42, 1e30):  # plain; without digits, and with ones for infinity
+            x, dy, weight, bias = problem(shape, dtype)
+            x *= dtype(scale)
+            x[0, 0] += 1000 * (scale == 1e-20)
+            arrays = _verify.functions(x, dy, weight, bias, 1)
+            print(dtype.__name__, shape, scale, _verify.sha256(arrays))
+for name in ("reversed", "two values a channel", "three values a channel", "a small image"):
+    print(name, *_verify.digests([name]).values())
+"""
+
+
+def test_the_same_bits_as_compiled():
+    compiled = run_python(BITS).splitlines()
+    assert len(set(compiled)) == len(compiled) > 100
+    assert run_python(BITS, NUMBA_DISABLE_JIT="1").splitlines() == compiled
 
 
 # Ways of a kernel to go too far: the file, what stands there, what to put there, the error.

@@ -1,7 +1,4 @@
-"""The shapes that several files go through: (shape, channel axis, memory), by name.
-
-The cases of `digest` are a table of their own, whose order decides on their values.
-"""
+"""The shapes that several files go through: (shape, channel axis, memory), by name."""
 
 from typing import NamedTuple
 
@@ -78,3 +75,11 @@ STORED = {
     "three columns, small": (1001, 3),
     "tiny": (3, 2, 5),
 }
+
+# For kernels without a compiler: all ways through them in few values. The wide ones take tiles.
+NARROW = (
+    *((3, 2, 40), (9, 2, 17), (2, 3, 130), (2, 1100), (1, 2, 1100), (17, 3, 33), (8, 2, 49)),
+    *((20, 3), (3, 5, 4), (70, 2, 2), (1, 1, 7), (33, 16), (41, 70), (9, 2, 3), (40, 67)),
+    *((1, 1, 2300), (4, 2, 2100)),
+)
+WIDE = (9, 4100), (2, 1400, 3)

@@ -1,61 +1,135 @@
-"""One SHA-256 for everything, at any number of threads, on any threading layer, in any process."""
+"""One SHA-256 for everything: any processor, vector width, number of threads, threading layer."""
 
-import digest
+import platform
+import shutil
+from pathlib import Path
+
+import llvmlite.binding
+import numpy as np
 import pytest
 from process import each_layer, environment, run_python
 
-SCRIPT = """
-import digest
 import fastbn
+from fastbn import _verify
+
+DIGEST = fastbn.config_info()["digest"]
+MANY = 1, 2, 3, 4, 8, 16, 64
+SCRIPT = """
+import fastbn
+from fastbn import _verify
 
 for threads in {threads}:
     fastbn.set_num_threads(threads)
-    print(digest.total(digest.digests(digest.CASES)))
-print(digest.total(digest.digests(digest.LARGE)))
+    small = _verify.digests(_verify.SMALL)
+    print(_verify.total(small))
+print(_verify.total(_verify.digests(_verify.CASES)))
 """
-MANY = (1, 2, 16, 64, 3)
+FEATURES = llvmlite.binding.get_host_cpu_features()
+V3, V4 = "x86-64-v3", "x86-64-v4"
+# What this machine can run of other processors: names and features that LLVM compiles for.
+PROCESSORS = {
+    "AVX2": (V3, ""),
+    "AVX2, vectors of 16 bytes": (V3, "+prefer-128-bit"),
+    "AVX-512, vectors of 64 bytes": (V4, "-prefer-256-bit"),
+    "AVX-512, vectors of 32 bytes": (V4, "+prefer-256-bit"),
+    "AVX-512, vectors of 16 bytes": (V4, "+prefer-128-bit"),
+}
+SETTINGS = {
+    "optimised little": {"NUMBA_OPT": "1", "NUMBA_LOOP_VECTORIZE": "0"},
+    "vectorised more": {"NUMBA_SLP_VECTORIZE": "1"},
+}
 
 
-def totals(threads, **environment):
-    """A SHA-256 of all cases at each number of threads, then one of the large ones at the last."""
-    return run_python(SCRIPT.format(threads=threads), NUMBA_NUM_THREADS="64", **environment).split()
+def digests(threads, **environment):
+    """What the small cases give at each number of threads, and then all cases."""
+    script = SCRIPT.format(threads=threads)
+    return run_python(script, NUMBA_NUM_THREADS="64", timeout=600, **environment).split()
 
 
 @pytest.fixture(scope="module")
-def first():
-    """What the first process got with one thread."""
-    return totals((1,))
+def small():
+    """What the small cases give with one thread, in a process whose digest is right."""
+    one, total = digests((1,))
+    assert total == DIGEST
+    return one
 
 
 @each_layer
-def test_one_digest(first, layer):
-    one, large = first
-    assert totals(MANY, **environment(layer)) == [one] * len(MANY) + [large]
+def test_any_number_of_threads_on_any_layer(small, layer):
+    assert digests(MANY, **environment(layer)) == [small] * len(MANY) + [DIGEST]
 
 
-def test_one_value_changes_the_digest(monkeypatch):
-    plain = digest.digest("reversed")
-    monkeypatch.setitem(digest.LAYOUTS, "reversed", lambda x: x + (x == x.max()))
-    assert digest.digest("reversed") != plain
+def needs(name):
+    """Skips the test where this machine cannot run code for a processor of this name."""
+    if platform.machine().lower() not in ("x86_64", "amd64") or not FEATURES.get("fma"):
+        pytest.skip("not an x86-64 processor with fused multiply-add")
+    if name == V4 and not FEATURES.get("avx512vl"):
+        pytest.skip("no AVX-512")
 
 
-BACKWARD = """
-import numpy as np
-from data import problem
-import fastbn
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_other_processors(processor):
+    name, features = PROCESSORS[processor]
+    needs(name)
+    assert digests((), NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features) == [DIGEST]
 
-x, dy, weight, bias = problem((5003, 64), np.float32)
-results = []
-for threads in {threads}:
-    fastbn.set_num_threads(threads)
-    results.append(fastbn.backward(dy, fastbn.forward(x, weight, bias)[1]))
-for a, b in zip(results[0], results[-1]):
-    np.testing.assert_array_equal(a, b)
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_other_settings_of_numba(settings):
+    assert digests((), **SETTINGS[settings]) == [DIGEST]
+
+
+# What would give other bits: the file, what stands there, what to put there.
+CHANGES = {
+    "an order": (
+        "simd.py",
+        "(range(lanes), range(lanes, 2 * lanes))",
+        "(range(0, 2 * lanes, 2), range(1, 2 * lanes, 2))",
+    ),
+    "a contraction": ("simd.py", "if not fuses(self.context.codegen().magic_tuple()):", "if True:"),
+    "a lane": (
+        "simd.py",
+        "signature, args)\n            loop, n, distance =",
+        "signature, args, 32)\n            loop, n, distance =",
+    ),
+    "a term": ("abi.py", "UNROLL, CHAIN = 2, 8", "UNROLL, CHAIN = 2, 9"),
+}
+SENSITIVE = ["odd runs", "a small image"]
+CHANGED = """
+import sys
+sys.path.insert(0, {path!r})
+from fastbn import _verify
+
+print(*_verify.digests({cases}).values())
 """
 
 
-@pytest.mark.slow
-def test_kernels_compiled_by_different_processes_agree(tmp_path):
-    cache = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "8"}
-    run_python(BACKWARD.format(threads=(1,)), **cache)
-    run_python(BACKWARD.format(threads=(2, 1)), **cache)
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_of_the_bits_is_seen(name, tmp_path):
+    file, before, after = CHANGES[name]
+    package = tmp_path / "fastbn"
+    shutil.copytree(Path(fastbn.__file__).parent, package)
+    source = (package / "_kernels" / file).read_text()
+    assert source.count(before) == 1
+    (package / "_kernels" / file).write_text(source.replace(before, after))
+    script = CHANGED.format(path=str(tmp_path), cases=SENSITIVE)
+    found = run_python(script, NUMBA_CACHE_DIR=str(tmp_path)).split()
+    assert found != list(_verify.digests(SENSITIVE).values())
+
+
+def test_the_digest_sees_one_bit(monkeypatch):
+    plain = _verify.digest("a small image")
+    *case, _ = _verify.CASES["a small image"]
+
+    def change(x):
+        x[0, 0, 0, 0] = np.nextafter(x[0, 0, 0, 0], np.float32(0))
+        return x
+
+    monkeypatch.setitem(_verify.CASES, "a small image", (*case, change))
+    assert _verify.digest("a small image") != plain
+
+
+def test_all_nans_count_as_one():
+    nan = np.array([np.nan, 1.0])
+    assert _verify.sha256([nan]) == _verify.sha256([np.copysign(nan, [-1.0, 1.0])])
+    assert _verify.sha256([nan]) != _verify.sha256([np.array([np.nan, 2.0])])

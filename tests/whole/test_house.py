@@ -32,6 +32,7 @@ LADDER = [
     ["functional"],
     ["layers", "cs231n"],
     ["__init__"],
+    ["_verify"],
     ["_cli"],
     ["__main__"],
 ]

@@ -1,0 +1,203 @@
+"""One SHA-256 of every kind of call, which every processor should give: `python -m fastbn verify`.
+
+The cases reach every walk through memory: whole arrays and slabs, plain and non-temporal stores,
+sums in the data's own precision and those that need float64, the functions, the layers and the seed
+interface. Their inputs are made of integers by operations that are exact everywhere: NumPy's random
+normals, logarithms and sums follow the processor.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+import fastbn
+
+Arrays = Iterator[np.ndarray]
+
+
+def _as_it_is(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+
+
+def _strided(x: np.ndarray) -> np.ndarray:
+    return np.repeat(x, 2, axis=-1)[..., ::2]
+
+
+def _reversed(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(np.flip(x))[(slice(None, None, -1),) * x.ndim]
+
+
+def _swapped(x: np.ndarray) -> np.ndarray:
+    return x.astype(x.dtype.newbyteorder())
+
+
+# name: shape, channel axis, dtype, offset of the values, how they lie in memory
+Case = tuple[tuple[int, ...], int, str, float, Callable[[np.ndarray], np.ndarray]]
+SMALL: dict[str, Case] = {
+    "short runs": ((16, 65, 8, 8), 1, "f4", 3.0, _as_it_is),
+    "short runs, double": ((16, 65, 8, 8), 1, "f8", 3.0, _as_it_is),
+    "odd runs": ((35, 100, 7, 7), 1, "f4", 3.0, _as_it_is),
+    "odd runs, double": ((19, 70, 11, 13), 1, "f8", 0.0, _as_it_is),
+    "few channels": ((8, 3, 120, 121), 1, "f4", 100.0, _as_it_is),
+    "one channel": ((1, 1, 300_001), 1, "f8", 1e6, _as_it_is),
+    "long runs": ((3, 2, 40_001), 1, "f4", 3.0, _as_it_is),
+    "runs of every kind": ((13, 7, 2_345), 1, "f4", 0.0, _as_it_is),
+    "last": ((16, 28, 28, 24), -1, "f4", 3.0, _as_it_is),
+    "last, a view": ((16, 24, 28, 28), 1, "f4", 3.0, _channels_last),
+    "rows": ((5_003, 64), 1, "f4", 1e4, _as_it_is),
+    "wide rows": ((40, 5_001), 1, "f8", 3.0, _as_it_is),
+    "one column": ((70_003, 1), 1, "f4", 3.0, _as_it_is),
+    "three columns": ((30_001, 3), 1, "f4", 3.0, _as_it_is),
+    "columns of runs": ((90, 50, 7), 1, "f4", 3.0, _as_it_is),
+    "columns of odd runs": ((301, 4, 127), 1, "f4", 3.0, _as_it_is),
+    "tiles of runs": ((19, 1_400, 3), 1, "f8", 3.0, _as_it_is),
+    "strided": ((16, 24, 28, 28), 1, "f8", 3.0, _strided),
+    "half, swapped": ((16, 24, 28, 28), 1, "f2", 3.0, _swapped),
+    "integers": ((3, 11, 16, 17, 18), 1, "i4", 3.0, _as_it_is),
+    "reversed": ((4, 3, 5, 6), 1, "f4", 3.0, _reversed),
+    "two values a channel": ((2, 130), 1, "f4", 3.0, _as_it_is),
+    "three values a channel": ((3, 70), 1, "f8", 3.0, _as_it_is),
+    "four values a channel": ((2, 4_097, 2), 1, "f4", 3.0, _as_it_is),
+    "a small image": ((2, 3, 17, 19), 1, "f4", 3.0, _as_it_is),
+    "a small image, double": ((2, 3, 17, 19), 1, "f8", 3.0, _as_it_is),
+}
+# 25 MB and more: beyond 32 MB of cache, of which slabs and non-temporal stores come.
+LARGE: dict[str, Case] = {
+    "25 MB": ((16, 64, 80, 80), 1, "f4", 3.0, _as_it_is),
+    "25 MB, odd runs": ((26, 5_000, 7, 7), 1, "f4", 3.0, _as_it_is),
+    "25 MB, last": ((16, 80, 80, 64), -1, "f4", 3.0, _as_it_is),
+    "25 MB, double": ((8, 64, 80, 80), 1, "f8", 3.0, _as_it_is),
+}
+CASES = SMALL | LARGE
+SPOILT = (
+    "short runs",
+    "long runs",
+    "wide rows",
+    "last",
+    "rows",
+    "columns of runs",
+    "reversed",
+    "a small image",
+    "25 MB",
+)
+
+
+def _integers(n: int, seed: int) -> np.ndarray:
+    """Random words (splitmix64: Steele, Lea & Flood 2014)."""
+    z = np.arange(n, dtype=np.uint64) + np.uint64(seed << 32)
+    z *= np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """float64 from -1 to 1, all of whose digits are random."""
+    words = _integers(math.prod(shape), seed) >> np.uint64(11)
+    return (words.astype(np.float64) / 2.0**52 - 1.0).reshape(shape)
+
+
+def _spoil(x: np.ndarray, axis: int) -> None:
+    """Make the first channels hard, as far as there are so many."""
+    channels = np.moveaxis(x, axis, 0)
+    tiny = 1e-40 if x.dtype == np.float32 else 1e-310  # subnormal
+    for values, change in zip(channels, (1e30, 1e-30, tiny), strict=False):
+        values *= x.dtype.type(change)
+    for values, first in zip(channels[3:], (1e6, np.inf, np.nan), strict=False):
+        values[(0,) * values.ndim] = first
+    channels[6:7] = 7.25
+
+
+def functions(x, dy, weight, bias, axis: int) -> Arrays:
+    """What the functions give for a batch."""
+    channels = x.shape[axis]
+    mean, var = np.zeros(channels), np.ones(channels)
+    y, saved = fastbn.forward(x, weight, bias, channel_axis=axis)
+    yield from (y, *fastbn.backward(dy, saved), saved.stats.mean, saved.stats.m2)
+    yield fastbn.batch_norm(x, mean, var, weight, bias, True, channel_axis=axis)
+    yield from (mean, var)
+    yield fastbn.batch_norm(x, mean, var, weight, bias, channel_axis=axis)
+    yield fastbn.normalize(x, (mean, var), weight, channel_axis=axis)
+    _, fixed = fastbn.forward(x, weight, bias, channel_axis=axis, stats=saved.stats, eps=1e-3)
+    yield from fastbn.backward(dy, fixed)
+    parts = np.array_split(x, 3) if len(x) > 2 else [x, x]
+    whole = fastbn.merge_stats(fastbn.batch_stats(part, channel_axis=axis) for part in parts)
+    yield from (whole.mean, whole.m2, whole.var(1), whole.std())
+    mean, var = (values.astype(np.float16)[::-1] for values in (weight, weight))
+    fastbn.update_running_stats(mean, var, whole, 0.3)
+    yield from (mean, var)
+
+
+def layer(x, dy, weight, bias, axis: int) -> Arrays:
+    """What a layer gives in training, in evaluation and backwards, and its state."""
+    bn = fastbn.BatchNorm(x.shape[axis], channel_axis=axis, dtype=weight.dtype)
+    bn.weight[...], bn.bias[...] = weight, bias
+    for _ in range(2):
+        yield bn(x)
+        yield bn.backward(dy)
+    yield bn.eval()(x)
+    yield from (bn.weight_grad, bn.bias_grad, *bn.state_dict().values())
+
+
+def seed_interface(x, dy, weight, bias, axis: int) -> Arrays:
+    """What the seed interface gives for rows, (N, D)."""
+    rows = np.ascontiguousarray(np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]))
+    grads = np.ascontiguousarray(np.moveaxis(dy, axis, -1).reshape(rows.shape))
+    param: dict = {"mode": "train"}
+    out, cache = fastbn.batchnorm_forward(rows, weight, bias, param)
+    yield from (out, *fastbn.batchnorm_backward(grads, cache))
+    yield from (param["running_mean"], param["running_var"])
+    param["mode"] = "test"
+    yield fastbn.batchnorm_forward(rows, weight, bias, param)[0]
+
+
+def sha256(arrays: Iterable[np.ndarray]) -> str:
+    """The SHA-256 of some arrays; all NaNs count as one."""
+    sha = hashlib.sha256()
+    for a in arrays:
+        a = np.array(a, a.dtype.newbyteorder("<"), order="C")
+        if a.dtype.kind == "f":
+            a[np.isnan(a)] = np.nan
+        sha.update(a.tobytes())
+    return sha.hexdigest()
+
+
+def digest(name: str, spoilt: bool = False) -> str:
+    """The SHA-256 of one case."""
+    shape, axis, dtype, offset, lay = CASES[name]
+    seed, c = 4 * list(CASES).index(name), shape[axis]
+    numbers = np.arange(float(c)).reshape(
+        [c if i == axis % len(shape) else 1 for i in range(len(shape))]
+    )
+    x = _uniform(shape, seed) * (1.0 + numbers % 3.0) + (offset + numbers % 7.0 / 4.0)
+    x = (4.0 * x).astype(dtype)
+    if spoilt:
+        _spoil(x, axis)
+    dy = _uniform(shape, seed + 1).astype(dtype if dtype[0] == "f" else "f8")
+    weight, bias = 1.25 + _uniform((c,), seed + 2), _uniform((c,), seed + 3)
+    if x.dtype != np.float64:
+        weight, bias = weight.astype(np.float32), bias.astype(np.float32)
+    kinds = (functions,) if name in LARGE else (functions, layer, seed_interface)
+    with np.errstate(all="ignore"):
+        return sha256(a for kind in kinds for a in kind(lay(x), dy, weight, bias, axis))
+
+
+def digests(names: Iterable[str] = CASES) -> dict[str, str]:
+    """The SHA-256 of each of the cases, and of those that are spoilt."""
+    found = {}
+    for name in names:
+        found[name] = digest(name)
+        if name in SPOILT:
+            found[f"{name}, spoilt"] = digest(name, spoilt=True)
+    return found
+
+
+def total(found: dict[str, str]) -> str:
+    """One SHA-256 of all."""
+    return hashlib.sha256("".join(found.values()).encode()).hexdigest()
