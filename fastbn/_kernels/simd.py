@@ -175,18 +175,22 @@ class RunSum:
     """The loops of `sum_run` and `sum_interleaved`: sums of `CHAIN` terms, then of float64."""
 
     def __init__(self, emit, exact, unroll=UNROLL):
-        self.emit, self.builder, self.exact = emit, emit.builder, exact
+        self.builder, self.exact = emit.builder, exact
         self.index = emit.values["o"].type
         self.at = self._variable(self.index, emit.values["o"])
-        self.shift = emit.splat(emit.values["shift"])
-        element = self.shift.type.element if not exact else ir.DoubleType()
-        self.zero = ir.Constant(emit.vector(element), [0.0] * emit.lanes)
+        self.take(emit)
         # Halves, so that they and eight sums fit 16 registers: spilt, a run of 196 takes 22 ns, not
         # 17 (AMD EPYC, 2026-11).
-        half = emit.lanes // 2
-        double = ir.Constant(ir.VectorType(ir.DoubleType(), half), [0.0] * half)
+        self.half = emit.lanes // 2
+        double = ir.Constant(ir.VectorType(ir.DoubleType(), self.half), [0.0] * self.half)
         self.sums = [self._variable(self.zero.type, self.zero) for _ in range(2 * unroll)]
         self.totals = [self._variable(double.type, double) for _ in range(2)]
+
+    def take(self, emit):
+        """Emit vectors of this size from now on."""
+        self.emit, self.shift = emit, emit.splat(emit.values["shift"])
+        element = self.shift.type.element if not self.exact else ir.DoubleType()
+        self.zero = ir.Constant(emit.vector(element), [0.0] * emit.lanes)
 
     def _variable(self, kind, value):
         variable = cgutils.alloca_once(self.builder, kind)
@@ -238,18 +242,20 @@ class RunSum:
 
     def _add(self, value, which):
         """Add a vector to a total, in float64."""
-        total, value = self.totals[which], self.emit.double(self.emit.halves(value))
-        new = self.emit.add_total(self.builder.load(total), value, which)
+        total = self.totals[which]
+        if value.type.count > self.half:
+            value = self.emit.halves(value)
+        new = self.emit.add_total(self.builder.load(total), self.emit.double(value), which)
         self.builder.store(new, total)
 
     def results(self):
         """The totals' lanes, added up."""
         return [self.emit.total(self.builder.load(total)) for total in self.totals]
 
-    def rest(self, n):
-        """Move back to the last vector of n values that leave a rest: which lanes are new."""
-        builder, lanes = self.builder, self.number(self.emit.lanes)
-        done = builder.sub(lanes, builder.urem(n, lanes))
+    def back(self, rest):
+        """Move back to the last vector, of which so many values are left: which lanes are new."""
+        builder = self.builder
+        done = builder.sub(self.number(self.emit.lanes), rest)
         builder.store(builder.sub(builder.load(self.at), done), self.at)
         return builder.not_(self.emit.before(done))
 
@@ -391,7 +397,7 @@ def _make_sum_run(exact):
                 loop.step(1)
             rest = builder.urem(n, loop.number(emit.lanes))
             with builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))):
-                loop.step(1, keep=loop.rest(n))
+                loop.step(1, keep=loop.back(rest))
             loop.flush()
             return context.make_tuple(builder, result, loop.results())
 
@@ -423,8 +429,18 @@ def _make_sum_interleaved():
             with builder.if_then(builder.icmp_unsigned("!=", odd, loop.number(0))):
                 loop.step_interleaved(distance, 1)
             rest = builder.urem(n, loop.number(emit.lanes))
-            with builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))):
-                loop.step_interleaved(distance, 1, keep=loop.rest(n))
+            half = Emitter(context, builder, names, signature, args, VECTOR_BYTES // 2)
+            few = builder.icmp_unsigned("<=", rest, loop.number(half.lanes))
+            with (
+                builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))),
+                builder.if_else(few) as branches,
+            ):
+                # Half a vector, where the other half would be zeros: 32 runs of 49 values take 5 %
+                # less, and 8 % with registers of 32 bytes (AMD EPYC, 2026-11).
+                for size, branch in zip((half, emit), branches, strict=True):
+                    with branch:
+                        loop.take(size)
+                        loop.step_interleaved(distance, 1, keep=loop.back(rest))
             return context.make_tuple(builder, result, loop.results())
 
         element = x.dtype

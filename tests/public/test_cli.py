@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -156,6 +157,58 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
 def test_without_rich_there_is_a_line_for_each_step(monkeypatch):
     monkeypatch.setitem(sys.modules, "rich", None)
     assert drawn(monkeypatch) == "1/2 float32 small\n2/2 float32 large\n"
+
+
+def test_verify_agrees():
+    process = command("verify", "--cases")
+    assert process.returncode == 0, process.stdout + process.stderr
+    *cases, order, digest, verdict = process.stdout.splitlines()
+    assert len(cases) > 30
+    info = fastbn.config_info()
+    assert order == f"order     {info['order']}"
+    assert digest == f"digest    {info['digest']}"
+    assert verdict.startswith("agrees")
+
+
+# One case, whose digest is not that of all.
+VERIFY = """
+from fastbn import _cli, _verify
+
+found = _verify.digests(["a small image"])
+_verify.digests = lambda: found
+print(_cli.main(["verify"]))
+"""
+FLUSH = "import torch\ntorch.set_flush_denormal(True)\n"
+
+
+def test_verify_knows_no_reason_for_other_bits():
+    text = run_python(VERIFY)
+    assert f"expected  {fastbn.config_info()['digest']}\ndiffers" in text
+    assert "No reason is known" in text
+    assert text.endswith("\n1\n")
+
+
+def test_verify_sees_that_nothing_is_fused():
+    info = fastbn.config_info()
+    if info["fused_multiply_add"] and platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("no processor without fused multiply-add to compile for")
+    text = run_python(VERIFY, NUMBA_CPU_NAME="generic")
+    assert "for generic without fused multiply-add" in text
+
+
+def test_verify_sees_that_subnormals_are_flushed():
+    pytest.importorskip("torch")
+    text = run_python(FLUSH + VERIFY)
+    assert "flushes subnormal numbers" in text
+    kept = run_python(VERIFY).splitlines()[1]
+    assert kept.startswith("digest")
+    assert kept not in text
+
+
+def test_verify_needs_a_compiler():
+    process = command("verify", NUMBA_DISABLE_JIT="1")
+    assert (process.returncode, process.stdout) == (1, "")
+    assert "NUMBA_DISABLE_JIT" in process.stderr
 
 
 # Stands for the kernels, which take seconds.
