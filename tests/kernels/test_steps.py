@@ -40,3 +40,27 @@ assert wanted <= {cache._name for cache in jit.caches if cache.found + cache.com
 
 def test_a_warm_up_leaves_out_no_step():
     run_python(WARMED)
+
+
+LEFT_TO_THE_COMPILER = r"""
+import re
+from fastbn._kernels import steps
+
+ARITHMETIC = re.compile(r"\bf(?:add|sub|mul|div|neg) .*|call .*@llvm\.f.*|.*reduce\.f.*")
+FREE = re.compile(r"\b(?:fast|reassoc|contract|arcp|afn|nsz|nnan|ninf)\b|fmuladd|reduce\.f")
+found = []
+for key in steps.keys():
+    if key.storage is steps.Storage.FLOAT32:
+        step = steps._made(key)
+        step.address
+        text = step._compiled._library.get_llvm_str()
+        lines = ARITHMETIC.findall(text)
+        found += filter(FREE.search, lines)
+        print(len(lines))
+assert not found, found[:3]
+"""
+
+
+def test_nothing_is_left_to_the_compiler(tmp_path):
+    counts = run_python(LEFT_TO_THE_COMPILER, NUMBA_CACHE_DIR=str(tmp_path)).split()
+    assert sum(map(int, counts)) > 1000
