@@ -133,25 +133,25 @@ def verify(cases: bool) -> int:
     if numba.config.DISABLE_JIT:
         print("NUMBA_DISABLE_JIT is set: there are no compiled kernels.", file=sys.stderr)
         return 1
-    start, info = perf_counter(), fastbn.config_info()
+    start, facts = perf_counter(), fastbn.config_info()
     digests = _verify.digests()
     found, seconds = _verify.total(digests), perf_counter() - start
     if cases:
         for name, value in digests.items():
             print(f"{value[:16]}  {name}")
-    print(f"order     {info['order']}\ndigest    {found}")
-    if found == info["digest"]:
-        print(f"agrees: the bits of every processor, threads: {info['threads']}, {seconds:.1f} s")
+    print(f"order     {facts['order']}\ndigest    {found}")
+    if found == facts["digest"]:
+        print(f"agrees: the bits of every processor, threads: {facts['threads']}, {seconds:.1f} s")
         return 0
-    print(f"expected  {info['digest']}\ndiffers from other processors")
+    print(f"expected  {facts['digest']}\ndiffers from other processors")
     if _flushes_subnormals():
         print(
             "This process flushes subnormal numbers to zero: torch.set_flush_denormal, or a "
             "library that was built with -ffast-math."
         )
-    elif not info["fused_multiply_add"]:
+    elif not facts["fused_multiply_add"]:
         print(
-            f"Kernels are compiled for {info['llvm_cpu']} without fused multiply-add: last digits "
+            f"Kernels are compiled for {facts['llvm_cpu']} without fused multiply-add: last digits "
             "differ."
         )
     else:

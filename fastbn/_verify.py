@@ -1,18 +1,22 @@
 """One SHA-256 of every kind of call, which every processor should give: `python -m fastbn verify`.
 
-The cases reach every walk through memory: whole arrays and slabs, plain and non-temporal stores,
-sums in the data's own precision and those that need float64, the functions, the layers and the seed
-interface. Their inputs are made of integers by operations that are exact everywhere: NumPy's random
-normals, logarithms and sums follow the processor.
+The cases reach every walk through memory: whole arrays and slabs, plain and non-temporal stores
+(whatever the processor's caches are), sums in the data's own precision and those that need float64,
+the functions, the layers and the seed interface. Their inputs are made of integers by operations
+that are exact everywhere: NumPy's random normals, logarithms and sums follow the processor.
 """
 
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
 import fastbn
+
+from ._arrays import layout
+from ._runtime import info
 
 Arrays = Iterator[np.ndarray]
 
@@ -66,25 +70,36 @@ SMALL: dict[str, Case] = {
     "four values a channel": ((2, 4_097, 2), 1, "f4", 3.0, _as_it_is),
     "a small image": ((2, 3, 17, 19), 1, "f4", 3.0, _as_it_is),
     "a small image, double": ((2, 3, 17, 19), 1, "f8", 3.0, _as_it_is),
+    "runs of few vectors": ((19, 40, 20), 1, "f4", 3.0, _as_it_is),
+    "runs of few vectors, double": ((19, 40, 19), 1, "f8", 3.0, _as_it_is),
 }
-# 25 MB and more: beyond 32 MB of cache, of which slabs and non-temporal stores come.
+# Once as with a cache that is larger, and once as with a small one, from which slabs and
+# non-temporal stores come.
 LARGE: dict[str, Case] = {
-    "25 MB": ((16, 64, 80, 80), 1, "f4", 3.0, _as_it_is),
-    "25 MB, odd runs": ((26, 5_000, 7, 7), 1, "f4", 3.0, _as_it_is),
-    "25 MB, last": ((16, 80, 80, 64), -1, "f4", 3.0, _as_it_is),
-    "25 MB, double": ((8, 64, 80, 80), 1, "f8", 3.0, _as_it_is),
+    "slabs": ((5, 256, 40, 41), 1, "f4", 3.0, _as_it_is),
+    "slabs, double": ((5, 128, 40, 41), 1, "f8", 3.0, _as_it_is),
+    "slabs of odd runs": ((40, 500, 7, 7), 1, "f4", 3.0, _as_it_is),
+    "slabs of one sample": ((1, 50, 30_001), 1, "f4", 3.0, _as_it_is),
+    "large, last": ((16, 40, 40, 64), -1, "f4", 3.0, _as_it_is),
+    "large, three columns": ((200_001, 3), 1, "f4", 3.0, _as_it_is),
+    "large rows, double": ((3_001, 100), 1, "f8", 3.0, _as_it_is),
 }
 CASES = SMALL | LARGE
+CACHES = {"large cache": 1 << 40, "small cache": 1}  # bytes
+TEAM = 4  # threads at most where there are slabs, which want several groups of channels for each
 SPOILT = (
     "short runs",
+    "odd runs, double",
+    "one channel",
     "long runs",
-    "wide rows",
     "last",
     "rows",
+    "wide rows",
     "columns of runs",
     "reversed",
     "a small image",
-    "25 MB",
+    "slabs",
+    "slabs, double",
 )
 
 
@@ -117,7 +132,8 @@ def _spoil(x: np.ndarray, axis: int) -> None:
 def functions(x, dy, weight, bias, axis: int) -> Arrays:
     """What the functions give for a batch."""
     channels = x.shape[axis]
-    mean, var = np.zeros(channels), np.ones(channels)
+    other = np.float32 if x.dtype == np.float64 else np.float64
+    mean, var = np.zeros(channels, other), np.ones(channels, other)
     y, saved = fastbn.forward(x, weight, bias, channel_axis=axis)
     yield from (y, *fastbn.backward(dy, saved), saved.stats.mean, saved.stats.m2)
     yield fastbn.batch_norm(x, mean, var, weight, bias, True, channel_axis=axis)
@@ -173,6 +189,15 @@ def sha256(arrays: Iterable[np.ndarray]) -> str:
     return sha.hexdigest()
 
 
+@contextmanager
+def _cache_of(size: int) -> Iterator[None]:
+    """As on a processor with a last-level cache of so many bytes."""
+    with info.assume_cache(size), fastbn.threads(min(fastbn.get_num_threads(), TEAM)):
+        layout.forget()
+        yield
+    layout.forget()
+
+
 def digest(name: str, spoilt: bool = False) -> str:
     """The SHA-256 of one case."""
     shape, axis, dtype, offset, lay = CASES[name]
@@ -197,9 +222,14 @@ def digests(names: Iterable[str] = CASES) -> dict[str, str]:
     """The SHA-256 of each of the cases, and of those that are spoilt."""
     found = {}
     for name in names:
-        found[name] = digest(name)
-        if name in SPOILT:
-            found[f"{name}, spoilt"] = digest(name, spoilt=True)
+        for spoilt in (False, True) if name in SPOILT else (False,):
+            full = f"{name}, spoilt" if spoilt else name
+            if name in SMALL:
+                found[full] = digest(name, spoilt)
+                continue
+            for which, size in CACHES.items():
+                with _cache_of(size):
+                    found[f"{full}, {which}"] = digest(name, spoilt)
     return found
 
 

@@ -52,6 +52,11 @@ def _layout(shape, channel_axis: int, order, dtype: np.dtype) -> Layout:
     )
 
 
+def forget() -> None:
+    """Cut every shape anew."""
+    _layout.cache_clear()
+
+
 class _Borrowed:
     """A read-only array's memory, for kernels that are compiled for writable ones only."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from .._runtime.jit import array_at, inlined, inner, record_at, span
 from . import columns
 from .abi import STEPS
-from .simd import EIGHT, FOUR, ONE, SIXTEEN, TWO, ZERO
+from .simd import EIGHT, FOUR, ONE, SIXTEEN, TWO, ZERO, square_root
 
 # Squares of float32 below 2^-126 lose digits, below 2^-149 they vanish; their mean must be so far
 # above that what is lost is nothing.
@@ -156,7 +156,7 @@ def invert_deviations(context, plan, first, last):
     count, eps, (_, m2, invstd) = context.count, context.eps, statistics(context, plan)
     for j in range(first, last):
         var = m2[j] / count + eps
-        invstd[j] = 0.0 if var == 0.0 else 1.0 / np.sqrt(var)
+        invstd[j] = 0.0 if var == 0.0 else 1.0 / square_root(var)
 
 
 @inlined

@@ -15,12 +15,13 @@ from .abi import CHAIN, INTERLEAVED, INTERLEAVED_BOTH, UNROLL, VECTOR_BYTES
 
 def _fuse(a, b, c):
     """``a * b + c`` of three float64, rounded once."""
-    plain = a * b + c
-    if not all(map(math.isfinite, (a, b, c))):
-        return plain
+    if not (math.isfinite(a) and math.isfinite(b)):
+        return a * b + c
+    if not math.isfinite(c):
+        return c  # however large the product is
     exact = Fraction(a) * Fraction(b) + Fraction(c)
     try:
-        return float(exact) if exact else plain  # which knows the sign of 0
+        return float(exact) if exact else a * b + c  # which knows the sign of 0
     except OverflowError:
         return math.inf if exact > 0 else -math.inf
 

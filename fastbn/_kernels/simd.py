@@ -178,7 +178,7 @@ class RunSum:
         self.builder, self.exact = emit.builder, exact
         self.index = emit.values["o"].type
         self.at = self._variable(self.index, emit.values["o"])
-        self.take(emit)
+        self.vectors_of(emit)
         # Halves, so that they and eight sums fit 16 registers: spilt, a run of 196 takes 22 ns, not
         # 17 (AMD EPYC, 2026-11).
         self.half = emit.lanes // 2
@@ -186,8 +186,8 @@ class RunSum:
         self.sums = [self._variable(self.zero.type, self.zero) for _ in range(2 * unroll)]
         self.totals = [self._variable(double.type, double) for _ in range(2)]
 
-    def take(self, emit):
-        """Emit vectors of this size from now on."""
+    def vectors_of(self, emit):
+        """Emit vectors of another size from now on."""
         self.emit, self.shift = emit, emit.splat(emit.values["shift"])
         element = self.shift.type.element if not self.exact else ir.DoubleType()
         self.zero = ir.Constant(emit.vector(element), [0.0] * emit.lanes)
@@ -252,10 +252,10 @@ class RunSum:
         """The totals' lanes, added up."""
         return [self.emit.total(self.builder.load(total)) for total in self.totals]
 
-    def back(self, rest):
-        """Move back to the last vector, of which so many values are left: which lanes are new."""
+    def back_to_last(self, left):
+        """Move back to the last vector, where so many values are left, and say which lanes."""
         builder = self.builder
-        done = builder.sub(self.number(self.emit.lanes), rest)
+        done = builder.sub(self.number(self.emit.lanes), left)
         builder.store(builder.sub(builder.load(self.at), done), self.at)
         return builder.not_(self.emit.before(done))
 
@@ -397,7 +397,7 @@ def _make_sum_run(exact):
                 loop.step(1)
             rest = builder.urem(n, loop.number(emit.lanes))
             with builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))):
-                loop.step(1, keep=loop.back(rest))
+                loop.step(1, keep=loop.back_to_last(rest))
             loop.flush()
             return context.make_tuple(builder, result, loop.results())
 
@@ -421,7 +421,8 @@ def _make_sum_interleaved():
 
         def codegen(context, builder, signature, args):
             emit = Emitter(context, builder, names, signature, args)
-            loop, n, distance = RunSum(emit, False, 0), emit.values["n"], emit.values["distance"]
+            loop = RunSum(emit, exact=False, unroll=0)
+            n, distance = emit.values["n"], emit.values["distance"]
             vectors = builder.udiv(n, loop.number(emit.lanes))
             with cgutils.for_range(builder, builder.udiv(vectors, loop.number(2))):
                 loop.step_interleaved(distance, 2)
@@ -439,14 +440,36 @@ def _make_sum_interleaved():
                 # less, and 8 % with registers of 32 bytes (AMD EPYC, 2026-11).
                 for size, branch in zip((half, emit), branches, strict=True):
                     with branch:
-                        loop.take(size)
-                        loop.step_interleaved(distance, 1, keep=loop.back(rest))
+                        loop.vectors_of(size)
+                        loop.step_interleaved(distance, 1, keep=loop.back_to_last(rest))
             return context.make_tuple(builder, result, loop.results())
 
         element = x.dtype
         return result(x, dy, types.uintp, types.uintp, types.uintp, element), codegen
 
     return sum_interleaved
+
+
+def _make_square_root():
+    """The square root of a float64, by the processor's instruction, which rounds right.
+
+    A vector of one: where the compiler makes vectors of a loop's roots, it may call a library
+    (Intel's SVML, of which some Numba makes use), and one of a hundred is a digit off.
+    """
+
+    @intrinsic
+    def square_root(typing, value):
+        def codegen(context, builder, signature, args):
+            kind, first = ir.VectorType(ir.DoubleType(), 1), ir.Constant(_INT, 0)
+            vector = builder.insert_element(ir.Constant(kind, ir.Undefined), args[0], first)
+            root = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(kind, [kind]), "llvm.sqrt.v1f64"
+            )
+            return builder.extract_element(builder.call(root, [vector]), first)
+
+        return types.float64(types.float64), codegen
+
+    return square_root
 
 
 def _make_fence():
@@ -510,6 +533,7 @@ if INTERPRETED:
     sum_run = interpreted.make_sum_run(exact=False)
     sum_run_exact = interpreted.make_sum_run(exact=True)
     sum_interleaved = interpreted.sum_interleaved
+    square_root = np.sqrt
     fence = interpreted.fence
 else:
     affine = _make_affine()
@@ -525,4 +549,5 @@ else:
     sum_run = _make_sum_run(exact=False)
     sum_run_exact = _make_sum_run(exact=True)
     sum_interleaved = _make_sum_interleaved()
+    square_root = _make_square_root()
     fence = _make_fence()

@@ -23,7 +23,10 @@ from numba.core.caching import NullCache
 
 _CHECKSUM_BYTES = 32
 _SOURCES = ("_kernels", "_runtime")  # what kernels are made from
-_OPTIONS = ("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT")
+_OPTIONS = (
+    *("OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "SLP_VECTORIZE", "DEBUGINFO_DEFAULT"),
+    "USING_SVML",
+)
 
 
 @cache

@@ -35,6 +35,11 @@ def counts(process):
     )
 
 
+needs_fma = pytest.mark.skipif(
+    not fastbn.config_info()["fused_multiply_add"], reason="no fused multiply-add"
+)
+
+
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory):
     """A cache directory that `warmup` has filled for float32, and the process that did."""
@@ -159,6 +164,7 @@ def test_without_rich_there_is_a_line_for_each_step(monkeypatch):
     assert drawn(monkeypatch) == "1/2 float32 small\n2/2 float32 large\n"
 
 
+@needs_fma
 def test_verify_agrees():
     process = command("verify", "--cases")
     assert process.returncode == 0, process.stdout + process.stderr
@@ -181,6 +187,7 @@ print(_cli.main(["verify"]))
 FLUSH = "import torch\ntorch.set_flush_denormal(True)\n"
 
 
+@needs_fma
 def test_verify_knows_no_reason_for_other_bits():
     text = run_python(VERIFY)
     assert f"expected  {fastbn.config_info()['digest']}\ndiffers" in text
