@@ -11,7 +11,7 @@ import numpy as np
 from .._runtime.jit import array_at, inlined, inner, record_at, span
 from . import columns
 from .abi import STEPS
-from .simd import EIGHT, FOUR, ONE, SIXTEEN, TWO, ZERO, square_root
+from .simd import EIGHT, FOUR, ONE, SIXTEEN, TWO, ZERO, lanes_of, take_root, take_root_one
 
 # Squares of float32 below 2^-126 lose digits, below 2^-149 they vanish; their mean must be so far
 # above that what is lost is nothing.
@@ -155,8 +155,15 @@ def invert_deviations(context, plan, first, last):
     """1 / sqrt(var + eps); 0 where both are 0, so that a constant channel gives its bias."""
     count, eps, (_, m2, invstd) = context.count, context.eps, statistics(context, plan)
     for j in range(first, last):
-        var = m2[j] / count + eps
-        invstd[j] = 0.0 if var == 0.0 else 1.0 / square_root(var)
+        invstd[j] = m2[j] / count + eps
+    lanes = lanes_of(invstd)
+    whole = first + (last - first) // lanes * lanes
+    for j in range(first, whole, lanes):
+        take_root(invstd, j)
+    for j in range(whole, last):
+        take_root_one(invstd, j)
+    for j in range(first, last):
+        invstd[j] = 0.0 if invstd[j] == 0.0 else 1.0 / invstd[j]
 
 
 @inlined

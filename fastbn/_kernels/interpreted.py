@@ -212,5 +212,12 @@ def sum_interleaved(x, dy, o, n, distance, shift):
     return run.results()
 
 
+def make_take_root(size=VECTOR_BYTES):
+    def take_root(x, j):
+        _store(x, j, np.sqrt(_load(x, j, _lanes(x, size))))
+
+    return take_root
+
+
 def fence():
     """Plain Python has no non-temporal stores to order."""

@@ -450,26 +450,29 @@ def _make_sum_interleaved():
     return sum_interleaved
 
 
-def _make_square_root():
-    """The square root of a float64, by the processor's instruction, which rounds right.
+def _make_take_root(size=VECTOR_BYTES):
+    """``x[j:] = sqrt(x[j:])`` by the processor's own instruction, which rounds right.
 
-    A vector of one: where the compiler makes vectors of a loop's roots, it may call a library
-    (Intel's SVML, of which some Numba makes use), and one of a hundred is a digit off.
+    As a constrained operation: of a plain one LLVM makes a call of Intel's SVML where Numba has
+    found that, and one in a hundred of its roots is a digit off.
     """
 
     @intrinsic
-    def square_root(typing, value):
+    def take_root(typing, x, j):
         def codegen(context, builder, signature, args):
-            kind, first = ir.VectorType(ir.DoubleType(), 1), ir.Constant(_INT, 0)
-            vector = builder.insert_element(ir.Constant(kind, ir.Undefined), args[0], first)
-            root = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(kind, [kind]), "llvm.sqrt.v1f64"
-            )
-            return builder.extract_element(builder.call(root, [vector]), first)
+            emit = Emitter(context, builder, ("x", "j"), signature, args, size)
+            value, text = emit.load("x", emit.values["j"]), ir.MetaDataType()
+            kind = ir.FunctionType(value.type, [value.type, text, text])
+            name = f"llvm.experimental.constrained.sqrt.v{emit.lanes}f64"
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            how = ("round.tonearest", "fpexcept.ignore")
+            words = [ir.MetaDataString(builder.module, word) for word in how]
+            emit.store(builder.call(function, [value, *words]), "x", emit.values["j"])
+            return context.get_dummy_value()
 
-        return types.float64(types.float64), codegen
+        return types.void(types.Array(types.float64, 1, "C"), types.uintp), codegen
 
-    return square_root
+    return take_root
 
 
 def _make_fence():
@@ -533,7 +536,8 @@ if INTERPRETED:
     sum_run = interpreted.make_sum_run(exact=False)
     sum_run_exact = interpreted.make_sum_run(exact=True)
     sum_interleaved = interpreted.sum_interleaved
-    square_root = np.sqrt
+    take_root = interpreted.make_take_root()
+    take_root_one = interpreted.make_take_root(size=1)
     fence = interpreted.fence
 else:
     affine = _make_affine()
@@ -549,5 +553,6 @@ else:
     sum_run = _make_sum_run(exact=False)
     sum_run_exact = _make_sum_run(exact=True)
     sum_interleaved = _make_sum_interleaved()
-    square_root = _make_square_root()
+    take_root = _make_take_root()
+    take_root_one = _make_take_root(size=1)
     fence = _make_fence()

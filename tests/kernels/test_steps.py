@@ -50,7 +50,9 @@ from fastbn._kernels import passes, steps
 ARITHMETIC = re.compile(r"\bf(?:add|sub|mul|div|neg) .*|call .*")
 FREE = re.compile(
     r"\b(?:fast|reassoc|contract|arcp|afn|nsz|nnan|ninf)\b|fmuladd|reduce\.f"
-    # Or else a call of what is neither LLVM's, ours, Numba's nor Python's: sqrt, __svml_sqrt8_ha.
+    # Floating-point functions beyond these, and others than ours, Numba's and Python's: libraries
+    # differ. Vectors of roots may become calls of one.
+    r"|llvm\.(?!fma\.|fabs\.|is\.fpclass\.|masked\.|experimental\.constrained\.)[\w.]*\.v?[0-9]*f(?:32|64)\b"
     r"|call [^@(]*@(?!llvm\.|_ZN|NRT_|numba_|Py|_Py)"
 )
 texts = []
