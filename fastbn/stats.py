@@ -100,7 +100,7 @@ def batch_stats(x, *, channel_axis: int = 1) -> Stats:
     ----------
     x : array_like
         At least 2-D, real. float64, integers and booleans are summed in float64; float32, float16
-        and bfloat16 eight terms at a time in float32, and those sums in float64.
+        and bfloat16 some 32 terms at a time in float32, and those sums in float64.
     channel_axis : int, default 1
         Statistics run over all other axes.
 
