@@ -85,6 +85,14 @@ LARGE: dict[str, Case] = {
     "large rows, double": ((3_001, 100), 1, "f8", 3.0, _as_it_is),
 }
 CASES = SMALL | LARGE
+# For Python without a compiler.
+TINY = (
+    "reversed",
+    "two values a channel",
+    "three values a channel",
+    "a small image",
+    "a small image, double",
+)
 CACHES = {"large cache": 1 << 40, "small cache": 1}  # bytes
 TEAM = 4  # threads at most where there are slabs, which want several groups of channels for each
 SPOILT = (
@@ -194,12 +202,14 @@ def _cache_of(size: int) -> Iterator[None]:
     """As on a processor with a last-level cache of so many bytes."""
     with info.assume_cache(size), fastbn.threads(min(fastbn.get_num_threads(), TEAM)):
         layout.forget()
-        yield
-    layout.forget()
+        try:
+            yield
+        finally:
+            layout.forget()
 
 
 def digest(name: str, spoilt: bool = False) -> str:
-    """The SHA-256 of one case."""
+    """The SHA-256 of one case, whose place in the table decides on its values."""
     shape, axis, dtype, offset, lay = CASES[name]
     seed, c = 4 * list(CASES).index(name), shape[axis]
     numbers = np.arange(float(c)).reshape(

@@ -95,8 +95,7 @@ for dtype in (np.float32, np.float64):
             x[0, 0] += 1000 * (scale == 1e-20)
             arrays = _verify.functions(x, dy, weight, bias, 1)
             print(dtype.__name__, shape, scale, _verify.sha256(arrays))
-for name in ("reversed", "two values a channel", "three values a channel", "a small image"):
-    print(name, *_verify.digests([name]).values())
+print(*_verify.digests(_verify.TINY).values())
 """
 
 

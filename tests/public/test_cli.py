@@ -181,7 +181,7 @@ VERIFY = """
 from fastbn import _cli, _verify
 
 found = _verify.digests(["a small image"])
-_verify.digests = lambda: found
+_verify.digests = lambda names: found
 print(_cli.main(["verify"]))
 """
 FLUSH = "import torch\ntorch.set_flush_denormal(True)\n"
@@ -212,10 +212,10 @@ def test_verify_sees_that_subnormals_are_flushed():
     assert kept not in text
 
 
-def test_verify_needs_a_compiler():
+def test_verify_agrees_without_a_compiler():
     process = command("verify", NUMBA_DISABLE_JIT="1")
-    assert (process.returncode, process.stdout) == (1, "")
-    assert "NUMBA_DISABLE_JIT" in process.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "small cases without a compiler" in process.stdout
 
 
 # Stands for the kernels, which take seconds.
