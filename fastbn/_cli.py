@@ -16,6 +16,8 @@ import numpy as np
 
 import fastbn
 
+from ._version import DIGEST, ORDER, TINY_DIGEST
+
 TURN = 0.02  # seconds that a call repeats: threads of the one before fall asleep meanwhile
 # Arrays of x's size that a call reads or writes at least once.
 MOVED = {"forward": 2, "backward": 3, "evaluation": 2}
@@ -126,21 +128,19 @@ def _flushes_subnormals() -> bool:
 
 def verify(cases: bool) -> int:
     """Compare this machine's bits with those of all others; the exit code."""
-    import numba
-
     from . import _verify
-    from ._version import TINY_DIGEST
+    from ._runtime.jit import INTERPRETED
 
     start, facts = perf_counter(), fastbn.config_info()
-    plain = bool(numba.config.DISABLE_JIT)  # no compiler: Python takes hours for all cases
-    expected = TINY_DIGEST if plain else facts["digest"]
-    digests = _verify.digests(_verify.TINY if plain else _verify.CASES)
+    # Without a compiler Python takes hours for all cases.
+    expected = TINY_DIGEST if INTERPRETED else DIGEST
+    digests = _verify.digests(_verify.TINY if INTERPRETED else _verify.CASES)
     found, seconds = _verify.total(digests), perf_counter() - start
     if cases:
         for name, value in digests.items():
             print(f"{value[:16]}  {name}")
-    which = f", of {len(digests)} small cases without a compiler" if plain else ""
-    print(f"order     {facts['order']}\ndigest    {found}{which}")
+    which = f", of {len(digests)} small cases without a compiler" if INTERPRETED else ""
+    print(f"order     {ORDER}\ndigest    {found}{which}")
     if found == expected:
         print(f"agrees: the bits of every processor, threads: {facts['threads']}, {seconds:.1f} s")
         return 0
@@ -150,7 +150,7 @@ def verify(cases: bool) -> int:
             "This process flushes subnormal numbers to zero: torch.set_flush_denormal, or a "
             "library that was built with -ffast-math."
         )
-    elif not (plain or facts["fused_multiply_add"]):
+    elif not (INTERPRETED or facts["fused_multiply_add"]):
         print(
             f"Kernels are compiled for {facts['llvm_cpu']} without fused multiply-add: last digits "
             "differ."

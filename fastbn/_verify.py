@@ -9,14 +9,12 @@ that are exact everywhere: NumPy's random normals, logarithms and sums follow th
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
 import fastbn
 
 from ._arrays import layout
-from ._runtime import info
 
 Arrays = Iterator[np.ndarray]
 
@@ -197,17 +195,6 @@ def sha256(arrays: Iterable[np.ndarray]) -> str:
     return sha.hexdigest()
 
 
-@contextmanager
-def _cache_of(size: int) -> Iterator[None]:
-    """As on a processor with a last-level cache of so many bytes."""
-    with info.assume_cache(size), fastbn.threads(min(fastbn.get_num_threads(), TEAM)):
-        layout.forget()
-        try:
-            yield
-        finally:
-            layout.forget()
-
-
 def digest(name: str, spoilt: bool = False) -> str:
     """The SHA-256 of one case, whose place in the table decides on its values."""
     shape, axis, dtype, offset, lay = CASES[name]
@@ -238,7 +225,8 @@ def digests(names: Iterable[str] = CASES) -> dict[str, str]:
                 found[full] = digest(name, spoilt)
                 continue
             for which, size in CACHES.items():
-                with _cache_of(size):
+                team = min(fastbn.get_num_threads(), TEAM)
+                with layout.assume_cache(size), fastbn.threads(team):
                     found[f"{full}, {which}"] = digest(name, spoilt)
     return found
 

@@ -42,15 +42,12 @@ def keep_threads():
 
 
 @pytest.fixture
-def small_cache(monkeypatch):
+def small_cache():
     """A last-level cache of a few bytes: every store that may is a non-temporal one."""
     from fastbn._arrays import layout
-    from fastbn._runtime import info
 
-    monkeypatch.setattr(info, "last_level_cache", lambda: 1)
-    layout._layout.cache_clear()
-    yield
-    layout._layout.cache_clear()
+    with layout.assume_cache(1):
+        yield
 
 
 @pytest.fixture(params=["plain", "nontemporal"])

@@ -5,6 +5,8 @@ memory, (N, C, L). Strided, misaligned, byte-swapped and integer arrays cost one
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from .._kernels import schedule
 from .._kernels.abi import ALIASING_BYTES
-from .._runtime import errors
+from .._runtime import errors, info
 from .._runtime.jit import data_pointer
 from . import memory, validate
 
@@ -55,6 +57,17 @@ def _layout(shape, channel_axis: int, order, dtype: np.dtype) -> Layout:
 def forget() -> None:
     """Cut every shape anew."""
     _layout.cache_clear()
+
+
+@contextmanager
+def assume_cache(size: int) -> Iterator[None]:
+    """Cut shapes as for a last-level cache of so many bytes meanwhile."""
+    with info.assume_cache(size):
+        forget()
+        try:
+            yield
+        finally:
+            forget()
 
 
 class _Borrowed:

@@ -454,7 +454,8 @@ def _make_take_root(size=VECTOR_BYTES):
     """``x[j:] = sqrt(x[j:])`` by the processor's own instruction, which rounds right.
 
     As a constrained operation: of a plain one LLVM makes a call of Intel's SVML where Numba has
-    found that, and one in a hundred of its roots is a digit off.
+    found that, and of its roots one in 150 is a digit off with AVX-512, every other with AVX2
+    (SVML 2026.2, 2026-11).
     """
 
     @intrinsic

@@ -24,7 +24,6 @@ from shapes import NARROW, WIDE
 np.seterr(all="ignore")  # as in compiled code: lanes that no channel has may hold anything
 from fastbn._arrays import layout
 from fastbn._kernels import schedule
-from fastbn._runtime import info
 
 def check(x, dy, weight, bias):
     tolerance = 64 * np.finfo(x.dtype).eps * 40
@@ -40,26 +39,25 @@ def check(x, dy, weight, bias):
     np.testing.assert_allclose(fastbn.batch_norm(x, mean, var, weight, bias), y, 0, tolerance)
 
 for cache in (1 << 30, 1):  # plain stores, and non-temporal ones
-    info.last_level_cache = lambda: cache
-    layout._layout.cache_clear()
-    for dtype in (np.float32, np.float64):
-        for shape in NARROW + WIDE:
-            x, dy, weight, bias = problem(shape, dtype)
-            check(x, dy, weight, bias)
-            x[0, 0] += 1000  # an outlier in first place
-            check(x, dy, weight, bias)
+    with layout.assume_cache(cache):
+        for dtype in (np.float32, np.float64):
+            for shape in NARROW + WIDE:
+                x, dy, weight, bias = problem(shape, dtype)
+                check(x, dy, weight, bias)
+                x[0, 0] += 1000  # an outlier in first place
+                check(x, dy, weight, bias)
 
 # Slabs of few channels, and a team: its threads take turns here, each in its own part of the room.
 schedule.LARGE, schedule.BLOCK, schedule.FUSE_GROUPS, schedule.SLAB_BYTES = 1, 512, 1, 1 << 12
-layout._layout.cache_clear()
 fastbn.set_num_threads(3)
-for shape in ((6, 40, 9, 16), (3, 16, 600), (1, 13, 140), (301, 65), (33, 4100), (90, 11, 7)):
-    x, dy, weight, bias = problem(shape, np.float32)
-    x[0, 3] += 1e6
-    plan = schedule.plan(shape, 1, 4)
-    assert (plan.slab(1, 3) > 0) == (shape[-1] > 9 and len(shape) > 2), shape
-    check(x, dy, weight, bias)
-    fastbn.forward(x, x[0].ravel()[: shape[1]])  # a weight that begins where x does
+with layout.assume_cache(1):
+    for shape in ((6, 40, 9, 16), (3, 16, 600), (1, 13, 140), (301, 65), (33, 4100), (90, 11, 7)):
+        x, dy, weight, bias = problem(shape, np.float32)
+        x[0, 3] += 1e6
+        plan = schedule.plan(shape, 1, 4)
+        assert (plan.slab(1, 3) > 0) == (shape[-1] > 9 and len(shape) > 2), shape
+        check(x, dy, weight, bias)
+        fastbn.forward(x, x[0].ravel()[: shape[1]])  # a weight that begins where x does
 print("done")
 """
 

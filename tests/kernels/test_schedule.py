@@ -37,7 +37,7 @@ def small_slabs(monkeypatch, small_cache):
     """Small arrays are large, and fused into many slabs of few channels."""
     for name, value in {"LARGE": 1, "BLOCK": 512, "FUSE_GROUPS": 1, "SLAB_BYTES": 1 << 14}.items():
         monkeypatch.setattr(schedule, name, value)
-    layout._layout.cache_clear()
+    layout.forget()
 
 
 @pytest.mark.usefixtures("keep_threads", "small_slabs")
@@ -64,7 +64,7 @@ def test_slabs_give_the_same_bits(monkeypatch, shape, dtype, threads):
     assert plan.slab(2, threads) > 0
     fused = digest()
     monkeypatch.setattr(schedule, "FUSE_GROUPS", 1 << 40)
-    layout._layout.cache_clear()
+    layout.forget()
     for one, two in zip(fused, digest(), strict=True):
         np.testing.assert_array_equal(one, two)
     assert np.isnan(fused[0][:, 11]).all()
@@ -77,20 +77,18 @@ from data import problem
 import fastbn
 from fastbn._arrays import layout
 from fastbn._kernels import schedule
-from fastbn._runtime import info
 
-info.last_level_cache = lambda: 1
 schedule.LARGE, schedule.BLOCK, schedule.SLAB_BYTES = 1, 512, 1 << 12
 x, dy, weight, bias = problem((2, 130, 600), np.float32)
 results = []
 for groups in (1 << 40, 1):  # whole arrays, then slabs
     schedule.FUSE_GROUPS = groups
-    layout._layout.cache_clear()
-    for threads in (1, 2, 16, 64):
-        fastbn.set_num_threads(threads)
-        assert (schedule.plan(x.shape, 1, 4).slab(2, threads) > 0) == (groups == 1)
-        y, saved = fastbn.forward(x, weight, bias)
-        results.append([y, *fastbn.backward(dy, saved)])
+    with layout.assume_cache(1):
+        for threads in (1, 2, 16, 64):
+            fastbn.set_num_threads(threads)
+            assert (schedule.plan(x.shape, 1, 4).slab(2, threads) > 0) == (groups == 1)
+            y, saved = fastbn.forward(x, weight, bias)
+            results.append([y, *fastbn.backward(dy, saved)])
 for result in results:
     assert all(map(np.array_equal, result, results[0]))
 print("done")
@@ -101,12 +99,11 @@ def test_slabs_give_the_same_bits_on_many_cores():
     assert run_python(MANY, NUMBA_NUM_THREADS="64") == "done\n"
 
 
-def test_what_is_fused(monkeypatch):
-    monkeypatch.setattr(info, "last_level_cache", lambda: 32 << 20)
-
+def test_what_is_fused():
     def slabs(shape, threads=2):
-        cut = schedule.plan(shape, 1, 4)
-        return [cut.slab(inputs, threads) > 0 for inputs in (1, 2)]
+        with info.assume_cache(32 << 20):
+            cut = schedule.plan(shape, 1, 4)
+            return [cut.slab(inputs, threads) > 0 for inputs in (1, 2)]
 
     assert slabs((32, 64, 112, 112)) == [True, True]
     assert slabs((32, 64, 56, 56)) == [True, True]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from process import TIMEOUT, python_path, run_python, stamps
+from process import TIMEOUT, needs_fma, python_path, run_python, stamps
 
 import fastbn
 from fastbn._cli import _progress, main
@@ -33,11 +33,6 @@ def counts(process):
     return tuple(
         map(int, re.match(r"(\d+) kernels compiled, (\d+) found", process.stdout).groups())
     )
-
-
-needs_fma = pytest.mark.skipif(
-    not fastbn.config_info()["fused_multiply_add"], reason="no fused multiply-add"
-)
 
 
 @pytest.fixture(scope="module")

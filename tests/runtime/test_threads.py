@@ -271,7 +271,7 @@ def work(_):
 fastbn.set_num_threads(1)
 with ThreadPoolExecutor(8) as pool:
     for _ in range(40):
-        layout._layout.cache_clear()
+        layout.forget()
         assert all(pool.map(work, range(8)))
 """
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import fastbn
+
 TIMEOUT = 180  # seconds; kernels may have to compile
 LAYERS = {
     "default": None,
@@ -17,6 +19,9 @@ LAYERS = {
     "workqueue": "numba.np.ufunc.workqueue",
 }
 each_layer = pytest.mark.parametrize("layer", LAYERS)
+needs_fma = pytest.mark.skipif(
+    not fastbn.config_info()["fused_multiply_add"], reason="no fused multiply-add"
+)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 # The tbb wheel puts its library where no loader looks.
 LIBRARIES = os.pathsep.join(

@@ -7,13 +7,12 @@ from pathlib import Path
 import llvmlite.binding
 import numpy as np
 import pytest
-from process import each_layer, environment, run_python
+from process import each_layer, environment, needs_fma, run_python
 
 import fastbn
 from fastbn import _verify
 
-INFO = fastbn.config_info()
-DIGEST = INFO["digest"]
+DIGEST = fastbn.config_info()["digest"]
 MANY = 1, 2, 3, 4, 8, 16, 64
 SCRIPT = """
 import fastbn
@@ -39,10 +38,7 @@ SETTINGS = {
     "vectorised more": {"NUMBA_SLP_VECTORIZE": "1"},
 }
 
-
-pytestmark = pytest.mark.skipif(
-    not INFO["fused_multiply_add"], reason="a processor without fused multiply-add"
-)
+pytestmark = needs_fma
 
 
 def digests(*threads, **environment):
