@@ -8,16 +8,16 @@ deviation.
 
 import numpy as np
 
-from .._runtime.jit import array_at, inlined, inner, record_at, span
+from .._runtime.jit import apart, array_at, inlined, inner, record_at, span
 from . import columns
 from .abi import STEPS
-from .simd import EIGHT, FOUR, ONE, SIXTEEN, TWO, ZERO, lanes_of, take_root, take_root_one
+from .simd import FOUR, ONE, THREE, TWO, ZERO, lanes_of, mean_near, take_root, take_root_one
 
 # Squares of float32 below 2^-126 lose digits, below 2^-149 they vanish; their mean must be so far
 # above that what is lost is nothing.
 TINY = 2.0**-100
 # Of so few values, rounding errors do not average out: their shift must lie nearer to their mean.
-FEW_VALUES = np.uintp(1024)
+FEW_VALUES = 1024.0
 
 
 @inner
@@ -28,27 +28,40 @@ def statistics(context, plan):
     return span(stats, ZERO, c), span(stats, c, c), span(stats, TWO * c, c)
 
 
+@inner
+def _near(x, o, p, q, r):
+    """The mean of four values, as the first and the differences from it, as far as finite."""
+    first = np.float64(x[o])
+    first = first if np.isfinite(first) else 0.0
+    total = 0.0
+    for k in (p, q, r):
+        step = np.float64(x[k]) - np.float64(x[o])
+        total += step if np.isfinite(step) else 0.0
+    return first + total * 0.25
+
+
 @inlined
 def shift_near(context, plan, real, x, first, last):
     """Shift by the mean of a few values spread over each channel, to the data's precision.
 
     Near the mean, and exact for a constant channel: the squared distance of shift and mean, in
-    variances, is the factor by which rounding errors grow.
+    variances, is the factor by which rounding errors grow. Four values, or two vectors where a run
+    has them.
     """
-    n, c, run = plan.samples, plan.channels, plan.run
-    near, shift = array_at(context.near, c, np.float64), array_at(context.shift, c, real)
-    points = SIXTEEN if n * run < FEW_VALUES else EIGHT if x.itemsize == 8 else FOUR
-    share = 1.0 / np.float64(points)
-    for j in range(first, last):
-        value = np.float64(x[j * run])
-        near[j] = value if np.isfinite(value) else 0.0
-    for k in range(ONE, points):
-        o = n * k // points * c * run + run * k // points
+    n, c, run, lanes = plan.samples, plan.channels, plan.run, lanes_of(x)
+    shift = array_at(context.shift, c, real)
+    p = n // FOUR * c * run + run // FOUR
+    q = n // TWO * c * run + run // TWO
+    r = n * THREE // FOUR * c * run + run * THREE // FOUR
+    if run < lanes:
         for j in range(first, last):
-            step = (np.float64(x[o + j * run]) - np.float64(x[j * run])) * share
-            near[j] += step if np.isfinite(step) else 0.0
-    for j in range(first, last):
-        shift[j] = near[j]
+            o = j * run
+            shift[j] = _near(x, o, o + p, o + q, o + r)
+    else:
+        p -= run // FOUR - min(run // FOUR, run - lanes)
+        r -= run * THREE // FOUR - min(run * THREE // FOUR, run - lanes)
+        for j in range(first, last):
+            shift[j] = mean_near(x, p + j * run, r + j * run)
 
 
 @inlined
@@ -70,7 +83,7 @@ def _add(out, values):
         out[j] += values[j]
 
 
-@inner
+@apart
 def _merge(plan, partial_sums, first, last):
     """Add up the partial sums, in order, into part 0."""
     c, parts = plan.channels, plan.parts
@@ -104,7 +117,7 @@ def merge_moments(context, plan, real, exact, first, last):
     shift, (mean, m2, _) = array_at(context.shift, c, real), statistics(context, plan)
     _merge(plan, partial_sums, first, last)
     n = context.total
-    far = 4.0 if shift.itemsize == 8 else 2.0 if n < np.float64(FEW_VALUES) else 16.0
+    far = 4.0 if shift.itemsize == 8 or n < FEW_VALUES else 16.0
     for j in range(first, last):
         if exact and needs_float64[j] == 0.0:
             continue
@@ -207,20 +220,23 @@ def backward_coefficients(context, plan, real, first, last):
             offset[j] = (np.float64(center[j]) - mean[j]) * slope - sums[j] / n
 
 
-@inner
-def _widen(narrow, address, plan, real, out):
-    """Repeat a coefficient along a wide row, and a vector beyond."""
-    row = columns.wide(address, plan, real, out)
+@apart
+def _widen(narrow, address, plan, real, out, first, last):
+    """Repeat a coefficient along a wide row; where all are ready, and a vector beyond."""
+    row, run = columns.wide(address, plan, real, out), plan.run
     values = array_at(narrow, plan.channels, real)
-    columns.expand(values, ZERO, plan.run, np.uintp(row.size), row)
+    start, n = first * run, (last - first) * run
+    if n == plan.channels * run:
+        n = np.uintp(row.size)
+    columns.expand(values, first, run, n, span(row, start, n))
 
 
 @inlined
-def widen(context, plan, real, out, with_gain):
+def widen(context, plan, real, out, with_gain, first, last):
     """Make the coefficients ready for `columns.write`."""
     if plan.write_by_rows == ZERO:
-        _widen(context.center, context.wide_center, plan, real, out)
-        _widen(context.scale, context.wide_scale, plan, real, out)
-        _widen(context.offset, context.wide_offset, plan, real, out)
+        _widen(context.center, context.wide_center, plan, real, out, first, last)
+        _widen(context.scale, context.wide_scale, plan, real, out, first, last)
+        _widen(context.offset, context.wide_offset, plan, real, out, first, last)
         if with_gain:
-            _widen(context.gain, context.wide_gain, plan, real, out)
+            _widen(context.gain, context.wide_gain, plan, real, out, first, last)

@@ -155,9 +155,10 @@ class _RunSum:
         self.lanes = _lanes(x)
         self.totals = np.zeros((2, self.lanes // 2))
 
-    def terms(self, o, done=0):
-        """A vector's terms; 0 in lanes that are done."""
-        new = np.arange(self.lanes) >= done
+    def terms(self, o, done=0, through=None):
+        """A vector's terms; 0 in lanes that are done, or behind so many."""
+        lane = np.arange(self.lanes)
+        new = (lane >= done) & (lane < (self.lanes if through is None else through))
         terms = _terms(self.x, self.dy, o, self.lanes, self.shift, self.exact)
         return [np.where(new, values, values.dtype.type(0)) for values in terms]
 
@@ -175,26 +176,32 @@ class _RunSum:
 
 
 def make_sum_run(exact):
-    def sum_run(x, dy, o, n, shift):
-        run, o = _RunSum(x, dy, shift, exact), int(o)
-        vectors, rest = divmod(int(n), run.lanes)
-        if vectors == 0:
-            raise IndexError(f"a run of {n} values is shorter than a vector")
-        places = [o + k * run.lanes for k in range(vectors)]
-        whole = vectors - vectors % UNROLL
-        chains = [[] for _ in range(UNROLL)]
-        for k, place in enumerate(places[:whole]):
-            chains[k % UNROLL].append(run.terms(place))
-            if (k + 1) % (UNROLL * CHAIN) == 0:
-                run.add(*chains)
-                chains = [[] for _ in range(UNROLL)]
-        chains[0] += [run.terms(place) for place in places[whole:]]
-        if rest:
-            chains[0].append(run.terms(o + int(n) - run.lanes, run.lanes - rest))
-        run.add(*chains)
+    def sum_run(x, dy, o, n, count, distance, shift):
+        run = _RunSum(x, dy, shift, exact)
+        for k in range(int(count)):
+            _add_run(run, int(o) + k * int(distance), int(n))
         return run.results()
 
     return sum_run
+
+
+def _add_run(run, o, n):
+    """Add one run to the totals, in chains."""
+    vectors, rest = divmod(n, run.lanes)
+    places = [o + k * run.lanes for k in range(vectors)]
+    whole = vectors - vectors % UNROLL
+    chains = [[] for _ in range(UNROLL)]
+    for k, place in enumerate(places[:whole]):
+        chains[k % UNROLL].append(run.terms(place))
+        if (k + 1) % (UNROLL * CHAIN) == 0:
+            run.add(*chains)
+            chains = [[] for _ in range(UNROLL)]
+    chains[0] += [run.terms(place) for place in places[whole:]]
+    if rest:
+        start = o + n - run.lanes if vectors else min(o, run.x.size - run.lanes)
+        done = o + n - rest - start
+        chains[0].append(run.terms(start, done, done + rest))
+    run.add(*chains)
 
 
 def sum_interleaved(x, dy, o, n, distance, shift):
@@ -210,6 +217,22 @@ def sum_interleaved(x, dy, o, n, distance, shift):
     for terms in columns[whole:] + ends:
         run.add(terms[::2], terms[1::2])
     return run.results()
+
+
+def mean_near(x, p, q):
+    def finite(value):
+        return np.where(np.isfinite(value), value, x.dtype.type(0))
+
+    first, share = finite(_load(x, p, 1)), x.dtype.type(0.5 / _lanes(x))
+    one, other = (finite(_load(x, place, _lanes(x)) - first) for place in (p, q))
+    total = multiply_add(other, share, one * share)
+    while total.size > 1:
+        total = _halves(total)
+    return first[0] + total[0]
+
+
+def repeat(out, values, j, c):
+    _store(out, j, np.repeat(_load(values, c, 1), _lanes(out)))
 
 
 def make_take_root(size=VECTOR_BYTES):

@@ -36,31 +36,29 @@ def _sum_and_write(t, team, address):
     """
     context = record_at(address, CONTEXT)
     plan, todo = record_at(context.plan, PLAN), record_at(context.steps, STEPS)
-    c, run, group, groups = plan.channels, plan.run, plan.block_channels, plan.groups
-    start, stop = groups * t // team, groups * (t + ONE) // team
+    c, run, unit, units = plan.channels, plan.run, plan.unit_channels, plan.units
+    start, stop = units * t // team, units * (t + ONE) // team
     slabs = (stop - start + todo.slab - ONE) // todo.slab
     for k in range(slabs):
         low = start + (stop - start) * k // slabs
         high = start + (stop - start) * (k + ONE) // slabs
-        first, last = low * group, min(c, high * group)
+        first, last = low * unit, min(c, high * unit)
         call_step(todo.shift, t, ZERO, first, last, address)
         for exact in (ZERO, ONE):
-            for row in range(ZERO, plan.parts // plan.pieces * groups, groups):
+            for row in range(ZERO, plan.blocks // plan.pieces, units):
                 blocks = (row + low) * plan.pieces, (row + high) * plan.pieces
                 call_step(todo.sum, t, exact, blocks[0], blocks[1], address)
             if call_step(todo.merge, t, exact, first, last, address) == 0:
                 break
         call_step(todo.prepare, t, ZERO, first, last, address)
-        for row in range(ZERO, plan.samples * c, c):
-            values = (row + first) * run, (row + last) * run
-            call_step(todo.write, t, ZERO, values[0], values[1], address)
+        call_step(todo.write, t, plan.samples, first * run, last * run, address)
 
 
 @inner
 def _work(stage, address):
     """The step of a stage, and how many channels, blocks or values it goes over.
 
-    The step is 0 if there is none. For SLABS, it is how many groups of channels one has.
+    The step is 0 if there is none. For SLABS, it is how many units one has.
     """
     context = record_at(address, CONTEXT)
     plan, todo = record_at(context.plan, PLAN), record_at(context.steps, STEPS)
@@ -85,7 +83,8 @@ def _share(t, team, exact, stage, address):
         return
     step, total = _work(stage, address)
     first, last = total * t // team, total * (t + ONE) // team
-    if call_step(step, t, exact, first, last, address) != 0:
+    times = ONE if stage == WRITTEN else exact
+    if call_step(step, t, times, first, last, address) != 0:
         record_at(address, CONTEXT).sum_again = ONE
 
 
@@ -177,8 +176,9 @@ def _steps_of(plan: Plan, task: int, threads: int) -> int:
     kept = plan.steps.get((task, threads))
     if kept is None:
         fields = {name: steps.address(key) for name, key in _keys(plan, task).items()}
-        if task & REDUCE and task & WRITE and not task & FIXED:
-            fields["slab"] = plan.slab(2 if task & BACKWARD else 1, threads)
+        both = task & (REDUCE | WRITE | FIXED) == REDUCE | WRITE
+        walk = plan.walk(2 if task & BACKWARD else 1, threads, both)
+        fields["slab"], fields["nontemporal"] = walk.slab, int(walk.nontemporal)
         fields["fixed"] = int(task & FIXED > 0)
         made = record(STEPS, fields)
         # One only, of any threads.

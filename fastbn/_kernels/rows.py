@@ -1,8 +1,8 @@
-"""Kernels where a channel is a contiguous run: (N, C, L), with runs of at least a vector."""
+"""Kernels where a channel is a contiguous run: (N, C, L), with long runs or few of them."""
 
 import numpy as np
 
-from .._runtime.jit import array_at, inlined, inner
+from .._runtime.jit import apart, array_at, inlined, inner
 from .simd import (
     ONE,
     TWO,
@@ -15,6 +15,7 @@ from .simd import (
     fence,
     lanes_of,
     runs_at_once,
+    same_memory,
     stores_past_caches,
     sum_interleaved,
     sum_run,
@@ -41,66 +42,77 @@ def _sum_interleaved(x, dy, o, n, distance, shift):
     return s1, s2
 
 
-@inner
-def _sum_piece(x, dy, o, m, shift):
-    """The sums of m values from o on, of a long run as of several shorter ones and a rest."""
-    if m < LONG:
-        return sum_run(x, dy, o, m, shift)
+@apart
+def _sum_long(x, dy, o, n, count, distance, shift):
+    """The sums of a few long runs, each in several parts at once and a rest."""
     runs, lanes = runs_at_once(dy), lanes_of(x)
-    step = (m - lanes) // (runs * lanes) * lanes
-    s1, s2 = _sum_interleaved(x, dy, o, step, step, shift)
-    r1, r2 = sum_run(x, dy, o + runs * step, m - runs * step, shift)
-    return s1 + r1, s2 + r2
+    step = (n - lanes) // (runs * lanes) * lanes
+    s1 = s2 = 0.0
+    for _ in range(count):
+        r1, r2 = _sum_interleaved(x, dy, o, step, step, shift)
+        q1, q2 = sum_run(x, dy, o + runs * step, n - runs * step, ONE, ZERO, shift)
+        s1, s2, o = s1 + (r1 + q1), s2 + (r2 + q2), o + distance
+    return s1, s2
+
+
+@apart
+def _sum_exactly(x, dy, o, n, count, distance, shift):
+    return sum_run_exact(x, dy, o, n, count, distance, shift)
 
 
 @inner
-def _sum_block(plan, exact, x, dy, partial_sums, shift, part, first, last):
-    """Leave the part-th partial sums of channels first to last, in (2, parts, channels)."""
+def _sum_block(plan, exact, x, dy, partial_sums, marks, shift, part, first, last):
+    """Leave the part-th partial sums of channels first to last, in (2, parts, channels).
+
+    If ``exact``, of channels that are marked only.
+    """
     c, length, second = plan.channels, plan.run, plan.parts * plan.channels
     i, start = part // plan.pieces, part % plan.pieces * plan.piece
-    m = min(plan.piece, length - start)
-    sums = part * c
-    for j in range(first, last):
-        partial_sums[sums + j] = 0.0
-        partial_sums[second + sums + j] = 0.0
+    n, sums, distance = min(plan.piece, length - start), part * c, c * length
     sample, stop = i * plan.block_samples, min(plan.samples, (i + ONE) * plan.block_samples)
+    for j in range(first, last):
+        partial_sums[sums + j] = partial_sums[second + sums + j] = 0.0
     # Several samples at once, which lie far from each other; then those that are left.
-    while not exact and sample + runs_at_once(dy) <= stop:
+    while not exact and n >= lanes_of(x) and sample + runs_at_once(dy) <= stop:
         for j in range(first, last):
             o = (sample * c + j) * length + start
-            s1, s2 = _sum_interleaved(x, dy, o, m, c * length, shift[j])
+            s1, s2 = _sum_interleaved(x, dy, o, n, distance, shift[j])
             partial_sums[sums + j] += s1
             partial_sums[second + sums + j] += s2
         sample += runs_at_once(dy)
-    for k in range(sample, stop):
-        for j in range(first, last):
-            o = (k * c + j) * length + start
-            if exact:
-                s1, s2 = sum_run_exact(x, dy, o, m, shift[j])
-            else:
-                s1, s2 = _sum_piece(x, dy, o, m, shift[j])
-            partial_sums[sums + j] += s1
-            partial_sums[second + sums + j] += s2
+    count = stop - sample
+    for j in range(first, last if count != ZERO else first):
+        if exact and marks[j] == 0.0:
+            continue
+        o = (sample * c + j) * length + start
+        if exact:
+            s1, s2 = _sum_exactly(x, dy, o, n, count, distance, shift[j])
+        elif n < LONG:
+            s1, s2 = sum_run(x, dy, o, n, count, distance, shift[j])
+        else:
+            s1, s2 = _sum_long(x, dy, o, n, count, distance, shift[j])
+        partial_sums[sums + j] += s1
+        partial_sums[second + sums + j] += s2
 
 
 @inlined
 def reduce(context, plan, real, t, exact, x, dy, first, last):
     """Leave the partial sums of blocks ``first`` to ``last``, which follow the order of memory."""
-    c, pieces, groups = plan.channels, plan.pieces, plan.groups
+    c, pieces = plan.channels, plan.pieces
     partial_sums = array_at(context.partial_sums, TWO * plan.parts * c, np.float64)
+    marks = array_at(context.needs_float64, c, np.float64)
     shift, k = array_at(context.shift, c, real), first
     while k < last:
-        part = k // (groups * pieces) * pieces + k % pieces
-        group = k // pieces % groups
+        part = k // (c * pieces) * pieces + k % pieces
+        channel = k // pieces % c
         # Neighbouring blocks at once, sample by sample: each place of memory is read in order.
-        blocks = min(last - k, groups - group) if pieces == ONE else ONE
-        low = group * plan.block_channels
-        high = min(c, low + blocks * plan.block_channels)
-        _sum_block(plan, exact, x, dy, partial_sums, shift, part, low, high)
+        blocks = min(last - k, c - channel) if pieces == ONE else ONE
+        end = channel + blocks
+        _sum_block(plan, exact, x, dy, partial_sums, marks, shift, part, channel, end)
         k += blocks
 
 
-@inner
+@apart
 def _write_values(plan, o, stop, j, end, x, dy, out, coefficients):
     """Write values one by one: the first is of channel j, whose run ends at ``end``."""
     while o < stop:
@@ -112,20 +124,15 @@ def _write_values(plan, o, stop, j, end, x, dy, out, coefficients):
     return j, end
 
 
-@inlined
-def write(context, plan, real, x, dy, out, o, stop):
+@inner
+def _write_part(plan, past_caches, o, stop, x, dy, out, coefficients):
     """Write the output from o to ``stop``.
 
     All vectors lie on cache lines, whatever the runs in them: 7x7 planes take 1.3 times a copy,
     where a vector that overlaps its neighbour at each end of a run takes 2.8 (AMD EPYC, 2026-11).
     """
     channels, length, lanes = plan.channels, plan.run, lanes_of(out)
-    center = array_at(context.center, channels, real)
-    scale = array_at(context.scale, channels, real)
-    offset = array_at(context.offset, channels, real)
-    gain = array_at(context.gain, channels, real)
-    coefficients = center, scale, offset, gain
-    past_caches = stores_past_caches(plan, out, x, dy)
+    center, scale, offset, gain = coefficients
     row = o // length
     j, end = row % channels, (row + ONE) * length
     head = min(stop, o + to_line(out, o)) if plan.aligned != ZERO else o
@@ -152,5 +159,44 @@ def write(context, plan, real, x, dy, out, o, stop):
             o += lanes
         j, end = following, end + length
     _write_values(plan, o, stop, j, end, x, dy, out, coefficients)
+
+
+@inner
+def _write_short(plan, o, stop, x, dy, out, coefficients):
+    """Write the output from o to ``stop``, of runs shorter than a vector, to memory of its own.
+
+    A vector a run, which reaches into the runs behind, and is written over by theirs.
+    """
+    channels, length, lanes = plan.channels, plan.run, lanes_of(out)
+    center, scale, offset, gain = coefficients
+    row = o // length
+    j, end = row % channels, (row + ONE) * length
+    if o + length != end:
+        j, following = _write_values(plan, o, min(stop, end), j, end, x, dy, out, coefficients)
+        o, end = min(stop, end), following
+    while o + lanes <= stop:
+        affine(out, x, dy, o, center[j], scale[j], offset[j], gain[j], ZERO)
+        j = j + ONE if j + ONE < channels else ZERO
+        o, end = end, end + length
+    _write_values(plan, o, stop, j, end, x, dy, out, coefficients)
+
+
+@inlined
+def write(context, plan, real, x, dy, out, times, first, last):
+    """Write the output from ``first`` to ``last``, in so many samples."""
+    channels = plan.channels
+    center = array_at(context.center, channels, real)
+    scale = array_at(context.scale, channels, real)
+    offset = array_at(context.offset, channels, real)
+    gain = array_at(context.gain, channels, real)
+    coefficients = center, scale, offset, gain
+    past_caches = stores_past_caches(context, out, x, dy)
+    short = plan.run < lanes_of(out) and not (same_memory(out, x) or same_memory(out, dy))
+    for k in range(times):
+        o, stop = first + k * channels * plan.run, last + k * channels * plan.run
+        if short:
+            _write_short(plan, o, stop, x, dy, out, coefficients)
+        else:
+            _write_part(plan, past_caches, o, stop, x, dy, out, coefficients)
     if past_caches:
         fence()

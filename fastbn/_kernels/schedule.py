@@ -7,7 +7,8 @@ of 2 cores of an AMD EPYC (2026-11).
 """
 
 import math
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,14 +28,24 @@ TILE_VALUES, MIN_TILES, MAX_TILES = 1 << 18, 8, 128
 MAX_SUMS = 1 << 16  # partial sums of an array's columns, which one thread merges
 MAX_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
-# Stores go past the caches from so many last-level caches of data on, inputs and output. With a
-# cache of 32 MB: 13 MB of data take 0.73 to 0.86 of the time of plain stores, among other work; if
-# the output is read at once, 0.9 among other work, and 1.1 without. At 20 MB of output, writing and
-# one reading would take 1.2 to 1.5 times as long.
-NONTEMPORAL_CACHES = 0.75
-SLAB_BYTES = 1 << 20  # of the inputs, that a thread reduces and then writes
-# Slabs pay from so many last-level caches of data on, and so many groups of channels a thread.
-FUSE_CACHES, FUSE_GROUPS = 1.5, 4
+FEW_ROWS, TILE = 64, 1024  # fewer rows than that are taken some columns at a time
+# What a pass does with data that outgrow the caches that are near (`info.near_caches`), inputs and
+# output; times are those of plain stores and whole arrays, with 32 MB of cache.
+# - From 0.75 on, stores go past the caches: gradients of 19 MB take 0.86 on one thread, outputs of
+#   26 MB 0.87; if the output is read at once, 0.9 among other work, and 1.1 without.
+# - From 1.0 on, a thread sums and writes slabs of half its own cache: 38 to 154 MB take 0.66 to
+#   0.78 on two threads; alone from 1.5 on: 38 MB would take 0.94, and whole 0.85.
+NONTEMPORAL_CACHES, SLAB_CACHES, SLAB_CACHES_ALONE = 0.75, 1.0, 1.5
+SLAB_CACHE = 0.5  # of a core's own cache, for the inputs of a slab
+EVEN = 1.07  # most that the largest share of a team may be of the mean
+FORCED = None
+
+
+class Walk(NamedTuple):
+    """How a pass goes through memory, and how it stores: no bit depends on it."""
+
+    slab: int  # units that a thread sums and then writes; 0 to take whole arrays
+    nontemporal: bool  # stores go past the caches
 
 
 class Plan:
@@ -46,17 +57,28 @@ class Plan:
         self.pool = abi.Pool(self.record, cut, dtype)
         self.steps: dict[tuple, Any] = {}  # of `passes`, for each task
 
-    def slab(self, inputs: int, threads: int) -> int:
-        """Groups of channels that a thread sums and then writes; 0 to take whole arrays."""
-        size, channels = self.cut["size"] * self.dtype.itemsize, self.cut["channels"]
-        by_rows = self.cut["reduce_by_rows"] and self.cut["write_by_rows"]
-        beyond_caches = (inputs + 1) * size >= FUSE_CACHES * info.last_level_cache()
-        if not (self.large and by_rows and beyond_caches):
-            return 0
-        group = self.cut["block_channels"]
-        if channels < FUSE_GROUPS * group * threads:
-            return 0
-        return max(1, SLAB_BYTES * channels // (inputs * size * group))
+    def walk(self, inputs: int, threads: int, both: bool) -> Walk:
+        """For a pass over one or two inputs; ``both``: it sums and writes."""
+        if FORCED is not None:
+            return FORCED(self, inputs, threads, both)
+        size, units = self.cut["size"] * self.dtype.itemsize, self.cut["units"]
+        near = (inputs + 1) * size / max(1, info.near_caches(threads))
+        nontemporal, share = near >= NONTEMPORAL_CACHES, _ceil(units, threads)
+        if not (both and self.large and self._in_slabs and share * threads <= EVEN * units):
+            return Walk(0, nontemporal)
+        if near < (SLAB_CACHES if threads > 1 else SLAB_CACHES_ALONE):
+            return Walk(share, nontemporal)
+        slab = int(SLAB_CACHE * info.core_cache() * units / (inputs * size))
+        return Walk(max(1, min(share, slab)), nontemporal)
+
+    @cached_property
+    def _in_slabs(self) -> bool:
+        """Whether some channels can be summed and written before others."""
+        cut = self.cut
+        row = cut["channels"] * cut["run"]
+        if not cut["write_by_rows"] and cut["write_width"] != row:
+            return False
+        return bool(cut["reduce_by_rows"]) or (cut["width"] == row and cut["samples"] < FEW_ROWS)
 
 
 def _ceil(a: int, b: int) -> int:
@@ -66,12 +88,6 @@ def _ceil(a: int, b: int) -> int:
 def _whole_lines(n: int) -> int:
     """``n`` values rounded up to whole cache lines, of any dtype."""
     return _ceil(n, 16) * 16
-
-
-def _divisor(n: int, most: int) -> int:
-    """The largest divisor of ``n`` up to ``most``; or ``most``, if that is twice as much."""
-    found = next(k for k in range(most, 0, -1) if n % k == 0)
-    return found if 2 * found > most else most
 
 
 def _width(samples: int, values: int, itemsize: int) -> int:
@@ -99,41 +115,52 @@ def _parts(rows: int, width: int, tiles: int) -> int:
     return max(1, min(parts, rows // INTERLEAVED, MAX_SUMS // width))
 
 
+def _few(n: int, run: int) -> bool:
+    """Whether channels have few runs, so that what is done for each channel weighs."""
+    return n < INTERLEAVED and run > 1
+
+
 def _by_rows(n: int, c: int, run: int) -> dict[str, int]:
     """How channels in long runs are cut to be summed."""
     piece = _ceil(run, _ceil(run, BLOCK))
     rows = max(1, BLOCK // piece)
     samples = min(n, max(1, rows // 32, _ceil(n * _ceil(run, piece), MAX_PARTS)))
     samples = min(n, _ceil(samples, INTERLEAVED) * INTERLEAVED)
-    channels = _divisor(c, min(c, max(1, rows // samples)))
-    pieces, groups = _ceil(run, piece), _ceil(c, channels)
+    pieces = _ceil(run, piece)
     parts = _ceil(n, samples) * pieces
     return {
         "reduce_by_rows": 1,
         "block_samples": samples,
-        "block_channels": channels,
         "piece": piece,
         "pieces": pieces,
-        "groups": groups,
+        "units": c,
+        "unit_channels": 1,
         "parts": parts,
-        "blocks": parts * groups,
+        "blocks": parts * c,
     }
 
 
 def _by_columns(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
     """How neighbouring values of different channels are cut to be summed."""
     width = _width(n, c * run, itemsize)
-    tile = width if width <= COLUMNS else max(1, COLUMNS // run) * run
     rows = n * c * run // width
-    height = max(1, _ceil(rows, _parts(rows, width, _ceil(width, tile))))
+    parts = _parts(rows, width, _ceil(width, COLUMNS))
+    height = max(1, _ceil(rows, parts))
     height = min(rows, _ceil(height, INTERLEAVED) * INTERLEAVED)
     parts = max(1, _ceil(rows, height))
+    tile = width
+    if width > (COLUMNS if rows >= FEW_ROWS else TILE):
+        unit = math.lcm(run, VECTOR_BYTES // itemsize)
+        tile = max(unit, (COLUMNS if rows >= FEW_ROWS else TILE) // unit * unit)
     return {
         "reduce_by_rows": 0,
         "width": width,
         "tile": tile,
         "tile_room": _whole_lines(tile),
         "height": height,
+        "pieces": 1,
+        "units": _ceil(width, tile),
+        "unit_channels": tile // run,
         "parts": parts,
         "blocks": parts * _ceil(width, tile),
     }
@@ -141,8 +168,8 @@ def _by_columns(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
 
 def _stores(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
     """How an output is written."""
-    total, by_rows = n * c * run, run * itemsize >= VECTOR_BYTES
-    lanes = VECTOR_BYTES // itemsize
+    total, lanes = n * c * run, VECTOR_BYTES // itemsize
+    by_rows = run >= lanes or _few(n, run)
     # Coefficients are widened for each call; but a row holds a vector, if there is one.
     most = min(WRITE_COLUMNS, max(2 * lanes, total // 8))
     width = c if by_rows else _side_by_side(n, c * run, most)
@@ -151,8 +178,6 @@ def _stores(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
         "write_by_rows": int(by_rows),
         "write_width": width,
         "write_unit": math.lcm(width, lanes),
-        "nontemporal": int(2 * size >= enough),
-        "nontemporal_backward": int(3 * size >= enough),
         "aligned": int(total >= LARGE or 3 * size >= enough),  # non-temporal stores need it
     }
 
@@ -162,7 +187,8 @@ def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
     n, c, run = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     # By rows, (32, 512, 4, 4) is summed in 46 us, by columns in 85; but (50000, 4, 25), whose
     # samples lie near each other, in 1.4 ms instead of 0.5. A vector needs 16 values.
-    long = run >= 128 or (run >= 16 and (n < INTERLEAVED or c * run >= SHORT_SAMPLE))
+    few = _few(n, run) and n * c * run >= VECTOR_BYTES // itemsize
+    long = run >= 128 or few or (run >= 16 and c * run >= SHORT_SAMPLE)
     blocks = _by_rows(n, c, run) if long else _by_columns(n, c, run, itemsize)
     cut = {"samples": n, "channels": c, "run": run, "size": n * c * run}
     return Plan(cut | blocks | _stores(n, c, run, itemsize), np.dtype(f"f{itemsize}"))

@@ -7,8 +7,9 @@ on every processor (docs/order.md).
 ``affine`` computes a vector of an output; ``affine_nontemporal`` stores it past the caches,
 ``affine_twice`` computes two with the same coefficients, and ``affine_pair`` serves a vector in
 which one channel's run ends and the next begins, so that all of them lie on cache lines.
-``add_rows`` adds rows to the sums of their columns, ``sum_run`` sums a run and ``sum_interleaved``
-several runs at once.
+``add_rows`` adds rows to the sums of their columns, ``sum_run`` sums runs one after the other and
+``sum_interleaved`` several at once. ``mean_near`` finds a value to subtract, and ``repeat`` widens
+a coefficient.
 
 Sums of a handful of terms are taken in the data's own precision and added up in float64: float32
 data then run at the speed of a bare read pass, where converting each value first takes twice as
@@ -22,12 +23,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .._runtime.info import fuses
-from .._runtime.jit import INTERPRETED, data_pointer, inner
+from .._runtime.jit import INTERPRETED, data_pointer, inner, record_at
 from . import interpreted
-from .abi import CHAIN, INTERLEAVED, INTERLEAVED_BOTH, UNROLL, VECTOR_BYTES
+from .abi import AHEAD_BYTES, CHAIN, INTERLEAVED, INTERLEAVED_BOTH, STEPS, UNROLL, VECTOR_BYTES
 
 # Words to count with: a literal would make a float of a sum.
-ZERO, ONE, TWO, FOUR, EIGHT, SIXTEEN = (np.uintp(n) for n in (0, 1, 2, 4, 8, 16))
+ZERO, ONE, TWO, THREE, FOUR = (np.uintp(n) for n in range(5))
 _INTERLEAVED, _INTERLEAVED_BOTH = np.uintp(INTERLEAVED), np.uintp(INTERLEAVED_BOTH)
 
 _INT = ir.IntType(32)
@@ -63,6 +64,12 @@ class Emitter:
         address = self.builder.gep(array.data, [offset])
         return self.builder.bitcast(address, shape.as_pointer()), dtype.bitwidth // 8
 
+    def size(self, name):
+        """The values of an array."""
+        return self.context.make_array(self.types[name])(
+            self.context, self.builder, self.values[name]
+        ).nitems
+
     def load(self, name, offset):
         """The vector at ``name[offset]``; a scalar is repeated."""
         if not isinstance(self.types[name], types.Array):
@@ -71,6 +78,17 @@ class Emitter:
         value = self.builder.load(pointer)
         value.align = size
         return value
+
+    def fetch(self, offset):
+        """Ask for what lies ahead of a place that is read."""
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _INT, _INT, _INT])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0i8")
+        for name in ("x", "dy"):
+            if self.has(name):
+                pointer, _ = self.pointer(name, offset)
+                place = self.builder.bitcast(pointer, ir.IntType(8).as_pointer())
+                place = self.builder.gep(place, [ir.Constant(offset.type, AHEAD_BYTES)])
+                self.builder.call(function, [place, *(ir.Constant(_INT, k) for k in (0, 3, 1))])
 
     def splat(self, scalar):
         undefined = ir.Constant(self.vector(scalar.type), ir.Undefined)
@@ -200,6 +218,10 @@ class RunSum:
     def number(self, value):
         return ir.Constant(self.index, value)
 
+    def go_to(self, distance):
+        """Move to a run so many values behind the first."""
+        self.builder.store(self.builder.add(self.emit.values["o"], distance), self.at)
+
     def step(self, count, keep=None):
         """Add so many vectors to as many sums, and move on; of one, only the lanes to keep."""
         builder, at = self.builder, self.builder.load(self.at)
@@ -208,6 +230,8 @@ class RunSum:
             u, d = self.emit.terms(offset, self.shift, self.exact)
             if keep is not None:
                 u, d = (builder.select(keep, value, self.zero) for value in (u, d))
+            else:
+                self.emit.fetch(offset)
             s1, s2 = self.sums[2 * k], self.sums[2 * k + 1]
             builder.store(builder.fadd(builder.load(s1), u), s1)
             builder.store(self.emit.multiply_add(u, d, builder.load(s2)), s2)
@@ -251,6 +275,21 @@ class RunSum:
     def results(self):
         """The totals' lanes, added up."""
         return [self.emit.total(self.builder.load(total)) for total in self.totals]
+
+    def go_to_rest(self, n, left):
+        """Move to the vector of the values that are left, and say which lanes they are in.
+
+        To a run's last vector; of a run shorter than a vector to its first one, unless that reaches
+        beyond the array: then to the array's last one.
+        """
+        builder, at, lanes = self.builder, self.builder.load(self.at), self.number(self.emit.lanes)
+        short, last = builder.icmp_unsigned("<", n, lanes), builder.sub(self.emit.size("x"), lanes)
+        first = builder.select(builder.icmp_unsigned("<", at, last), at, last)
+        start = builder.select(short, first, builder.sub(at, builder.sub(lanes, left)))
+        done = builder.sub(at, start)
+        builder.store(start, self.at)
+        through = self.emit.before(builder.add(done, left))
+        return builder.and_(through, builder.not_(self.emit.before(done)))
 
     def back_to_last(self, left):
         """Move back to the last vector, where so many values are left, and say which lanes."""
@@ -339,6 +378,7 @@ def _make_add_rows():
             sums = [(None, None), (None, None)]
             for k in range(emit.runs_at_once()):
                 sums[k % 2] = emit.add(*emit.terms(place, shift), *sums[k % 2])
+                emit.fetch(place)
                 place = builder.add(place, distance)
             emit.add_sums(*(builder.fadd(*pair) for pair in zip(*sums, strict=True)), j)
             return context.get_dummy_value()
@@ -373,36 +413,40 @@ def _make_add_exactly(size=VECTOR_BYTES):
 
 
 def _make_sum_run(exact):
-    """``sum_run(x, dy, o, n, shift)``: sums of d and d * d, or of dy and dy * d, over a run.
+    """``sum_run(x, dy, o, n, count, distance, shift)``: sums of d and d * d, or of dy and dy * d.
 
-    d = x - shift; the run begins at o and has n values, at least as many as a vector.
+    d = x - shift. The first of ``count`` runs begins at o, and each of the others so many values
+    behind the one before; they have n values. The whole array has a vector.
     """
 
     @intrinsic
-    def sum_run(typing, x, dy, o, n, shift):
-        names = ("x", "dy", "o", "n", "shift")
+    def sum_run(typing, x, dy, o, n, count, distance, shift):
+        names = ("x", "dy", "o", "n", "count", "distance", "shift")
         result = types.UniTuple(types.float64, 2)
 
         def codegen(context, builder, signature, args):
             emit = Emitter(context, builder, names, signature, args)
             loop, n = RunSum(emit, exact), emit.values["n"]
             vectors = builder.udiv(n, loop.number(emit.lanes))
-            # One loop: of two, the rest of a chain is unrolled, and spills.
-            with cgutils.for_range(builder, builder.udiv(vectors, loop.number(UNROLL))) as each:
-                loop.step(UNROLL)
-                place = builder.urem(each.index, loop.number(CHAIN))
-                with builder.if_then(builder.icmp_unsigned("==", place, loop.number(CHAIN - 1))):
-                    loop.flush()
-            with cgutils.for_range(builder, builder.urem(vectors, loop.number(UNROLL))):
-                loop.step(1)
             rest = builder.urem(n, loop.number(emit.lanes))
-            with builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))):
-                loop.step(1, keep=loop.back_to_last(rest))
-            loop.flush()
+            with cgutils.for_range(builder, emit.values["count"]) as runs:
+                loop.go_to(builder.mul(runs.index, emit.values["distance"]))
+                # One loop: of two, the rest of a chain is unrolled, and spills.
+                with cgutils.for_range(builder, builder.udiv(vectors, loop.number(UNROLL))) as each:
+                    loop.step(UNROLL)
+                    place = builder.urem(each.index, loop.number(CHAIN))
+                    full = builder.icmp_unsigned("==", place, loop.number(CHAIN - 1))
+                    with builder.if_then(full):
+                        loop.flush()
+                with cgutils.for_range(builder, builder.urem(vectors, loop.number(UNROLL))):
+                    loop.step(1)
+                with builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))):
+                    loop.step(1, keep=loop.go_to_rest(n, rest))
+                loop.flush()
             return context.make_tuple(builder, result, loop.results())
 
-        element = x.dtype
-        return result(x, dy, types.uintp, types.uintp, element), codegen
+        index = types.uintp
+        return result(x, dy, index, index, index, index, x.dtype), codegen
 
     return sum_run
 
@@ -448,6 +492,52 @@ def _make_sum_interleaved():
         return result(x, dy, types.uintp, types.uintp, types.uintp, element), codegen
 
     return sum_interleaved
+
+
+def _make_mean_near():
+    """``mean_near(x, p, q)``: the mean of the vectors that begin at p and q, roughly.
+
+    As the first value, which counts as 0 if it is not finite, and the mean of what finite
+    differences there are from it.
+    """
+
+    @intrinsic
+    def mean_near(typing, x, p, q):
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, ("x", "p", "q"), signature, args)
+
+            def finite(value):
+                zero = ir.Constant(value.type, [0.0] * value.type.count)
+                is_finite = builder.fcmp_ordered("==", builder.fsub(value, value), zero)
+                return builder.select(is_finite, value, zero)
+
+            first = finite(emit.element("x", emit.values["p"]))
+            steps = (emit.load("x", emit.values[place]) for place in ("p", "q"))
+            one, other = (finite(builder.fsub(step, first)) for step in steps)
+            share = ir.Constant(first.type, [0.5 / emit.lanes] * emit.lanes)
+            total = emit.multiply_add(other, share, builder.fmul(one, share))
+            return builder.fadd(
+                builder.extract_element(first, ir.Constant(_INT, 0)), emit.total(total)
+            )
+
+        return x.dtype(x, types.uintp, types.uintp), codegen
+
+    return mean_near
+
+
+def _make_repeat():
+    """``repeat(out, values, j, c)``: a vector of ``values[c]`` from ``out[j]`` on."""
+
+    @intrinsic
+    def repeat(typing, out, x, j, c):
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, ("out", "x", "j", "c"), signature, args)
+            emit.store(emit.element("x", emit.values["c"]), "out", emit.values["j"])
+            return context.get_dummy_value()
+
+        return types.void(out, x, types.uintp, types.uintp), codegen
+
+    return repeat
 
 
 def _make_take_root(size=VECTOR_BYTES):
@@ -511,16 +601,16 @@ def to_line(array, o):
 
 
 @inner
-def _same_memory(a, b):
+def same_memory(a, b):
     """Whether two flat arrays start at the same address; an absent one never does."""
     return False if b is None else data_pointer(a) == data_pointer(b)
 
 
 @inner
-def stores_past_caches(plan, out, x, dy):
+def stores_past_caches(context, out, x, dy):
     """Whether to use non-temporal stores: not over what was just read."""
-    wanted = plan.nontemporal if dy is None else plan.nontemporal_backward
-    return wanted != ZERO and not (_same_memory(out, x) or _same_memory(out, dy))
+    wanted = record_at(context.steps, STEPS).nontemporal
+    return wanted != ZERO and not (same_memory(out, x) or same_memory(out, dy))
 
 
 if INTERPRETED:
@@ -537,6 +627,8 @@ if INTERPRETED:
     sum_run = interpreted.make_sum_run(exact=False)
     sum_run_exact = interpreted.make_sum_run(exact=True)
     sum_interleaved = interpreted.sum_interleaved
+    mean_near = interpreted.mean_near
+    repeat = interpreted.repeat
     take_root = interpreted.make_take_root()
     take_root_one = interpreted.make_take_root(size=1)
     fence = interpreted.fence
@@ -554,6 +646,8 @@ else:
     sum_run = _make_sum_run(exact=False)
     sum_run_exact = _make_sum_run(exact=True)
     sum_interleaved = _make_sum_interleaved()
+    mean_near = _make_mean_near()
+    repeat = _make_repeat()
     take_root = _make_take_root()
     take_root_one = _make_take_root(size=1)
     fence = _make_fence()

@@ -146,10 +146,10 @@ def _prepare(key: Key) -> Callable:
         if forward:
             channels.invert_deviations(context, plan, first, last)
             channels.forward_coefficients(context, plan, real, first, last)
-            channels.widen(context, plan, real, out, False)
+            channels.widen(context, plan, real, out, False, first, last)
         else:
             channels.backward_coefficients(context, plan, real, first, last)
-            channels.widen(context, plan, real, out, True)
+            channels.widen(context, plan, real, out, True, first, last)
         return 0
 
     return prepare
@@ -159,13 +159,13 @@ def _write(key: Key) -> Callable:
     real, write = key.storage.value, _FAMILIES[key.walk].write
     reads_x, reads_dy = key.reads is not Reads.DY, key.reads is not Reads.X
 
-    def write_values(t, exact, first, last, address):
+    def write_values(t, times, first, last, address):
         context = record_at(address, CONTEXT)
         plan = record_at(context.plan, PLAN)
         x = array_at(context.x, plan.size, real) if reads_x else None
         dy = array_at(context.dy, plan.size, real) if reads_dy else None
         out = array_at(context.out, plan.size, real)
-        write(context, plan, real, x, dy, out, first, last)
+        write(context, plan, real, x, dy, out, times, first, last)
         return 0
 
     return write_values

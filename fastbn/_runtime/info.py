@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -10,12 +10,18 @@ from .._version import DIGEST, ORDER, __version__
 from . import cache as kernel_cache
 from . import threads
 
+# A core with so large a second-level cache has a last level that is far away, and shared with many:
+# on 16 cores of an Intel Emerald Rapids (2 MB, and 300 MB for all), data of 13 MB take half as long
+# if cut for the second level. With 1 MB, and 32 MB near by, they take 1.2 times as long (AMD EPYC).
+FAR_CACHE_L2 = 2 << 20
+LEAST_NEAR = 8 << 20  # bytes that count as near even so
+
 _assumed = 0  # bytes, in place of those that are found
 
 
 @contextmanager
 def assume_cache(size: int) -> Iterator[None]:
-    """Have `last_level_cache` say so many bytes meanwhile."""
+    """Have the last-level cache hold so many bytes meanwhile, and a core's own a 16th."""
     global _assumed
     before, _assumed = _assumed, size
     try:
@@ -26,17 +32,31 @@ def assume_cache(size: int) -> Iterator[None]:
 
 def last_level_cache() -> int:
     """Bytes of the last-level cache; 32 MB where the system does not say."""
-    return _assumed or _found_cache()
+    return _assumed or _caches()[1]
+
+
+def core_cache() -> int:
+    """Bytes of a core's second-level cache; 1 MB where the system does not say."""
+    return _assumed // 16 if _assumed else _caches()[0]
+
+
+def near_caches(threads: int) -> int:
+    """Bytes of data that so many threads can count on to be fast when they come again."""
+    if core_cache() < FAR_CACHE_L2:
+        return last_level_cache()
+    return min(last_level_cache(), max(LEAST_NEAR, threads * core_cache()))
 
 
 @cache
-def _found_cache() -> int:
-    sizes = []
-    for file in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = file.read_text().strip()
-        if text.endswith("K") and text[:-1].isdigit():
-            sizes.append(int(text[:-1]) << 10)
-    return max(sizes, default=32 << 20)
+def _caches() -> tuple[int, int]:
+    """Bytes of the second level and of the last one."""
+    sizes = {}
+    for place in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
+        with suppress(OSError, ValueError):
+            level, text = ((place / name).read_text().strip() for name in ("level", "size"))
+            if text.endswith("K"):
+                sizes[int(level)] = max(sizes.get(int(level), 0), int(text[:-1]) << 10)
+    return sizes.get(2, 1 << 20), max(sizes.values(), default=32 << 20)
 
 
 @cache

@@ -2,8 +2,11 @@
 
 ``@kernel`` is for what Python calls, and a `Step` for what a team of threads calls: a C function
 behind an address, so that one parallel kernel launches all of them, and nothing is compiled twice.
-They call functions of two kinds: ``@inner`` is compiled once for its types, ``@inlined`` becomes
-part of the one function that calls it (each level of inner functions compiles anew what it calls).
+They call functions of three kinds. LLVM puts ``@inner`` ones into their callers: a call costs up to
+20 ns, most of it for arrays as arguments, and a channel may take less. ``@apart`` stays a function
+of its own, for what is long, or rare, or called from several places. ``@inlined`` becomes part of
+the one function that calls it already for Numba (each level of functions compiles anew what it
+calls).
 
 None has fast-math: the compiler may neither change the order of a sum nor choose what is rounded
 once, or bits would follow the processor.
@@ -43,7 +46,8 @@ _PRANGE_ONLY: Any = dict.fromkeys(
 # Called by kernels only: without wrappers for Python and C they compile 15 % faster (AMD EPYC,
 # 2026-11).
 _INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, **_OPTIONS}
-inner = numba.njit(**_INNER)
+inner = numba.njit(forceinline=True, **_INNER)
+apart = numba.njit(**_INNER)
 inlined = numba.njit(inline="always", **_INNER)
 
 caches: list[DiskCache] = []  # of everything that Python or a team calls
