@@ -5,11 +5,14 @@ is allocated before: an error inside would be lost.
 """
 
 from collections.abc import Callable
+from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
 
 from .._runtime import threads as _threads
+from .._runtime.pace import Kind
 from .._runtime.jit import array_at, call_step, data_pointer, inner, kernel, record_at
 from . import steps
 from .abi import CONTEXT, PLAN, STEPS, record
@@ -171,8 +174,16 @@ def _keys(plan: Plan, task: int) -> dict[str, Key]:
     return keys
 
 
-def _steps_of(plan: Plan, task: int, threads: int) -> int:
-    """Where the steps of a pass lie, compiled and kept: small calls take no longer than this."""
+class Todo(NamedTuple):
+    """What a pass has to do, on so many threads."""
+
+    address: int  # of a record of `STEPS`
+    steps: np.ndarray
+    kind: Kind
+
+
+def _todo(plan: Plan, task: int, threads: int) -> Todo:
+    """The steps of a pass, compiled and kept: small calls take no longer than this."""
     kept = plan.steps.get((task, threads))
     if kept is None:
         fields = {name: steps.address(key) for name, key in _keys(plan, task).items()}
@@ -181,18 +192,20 @@ def _steps_of(plan: Plan, task: int, threads: int) -> int:
         fields["slab"], fields["nontemporal"] = walk.slab, int(walk.nontemporal)
         fields["fixed"] = int(task & FIXED > 0)
         made = record(STEPS, fields)
-        # One only, of any threads.
-        kept = plan.steps.setdefault((task, threads), (data_pointer(made), made))
-    return kept[0]
+        todo = Todo(data_pointer(made), made, Kind(plan.cut["size"]))
+        kept = plan.steps.setdefault((task, threads), todo)  # one only, of any threads
+    return kept
 
 
 def _pass(start: Callable, plan: Plan, task: int, arguments: tuple) -> None:
     threads = _threads.get_num_threads() if plan.large else 1
     workspace = plan.pool.take(threads)
-    todo, context = _steps_of(plan, task, threads), workspace.context
-    start(threads, context, todo, *arguments)
-    if threads > 1 and not _threads.run(_team, threads, np.uintp(context)):
-        start(1, context, todo, *arguments)
+    todo, context = _todo(plan, task, threads), workspace.context
+    start(threads, context, todo.address, *arguments)
+    if threads > 1 and not _threads.run(_team, threads, todo.kind, np.uintp(context)):
+        begin = perf_counter()
+        start(1, context, todo.address, *arguments)
+        todo.kind.alone(perf_counter() - begin)
     plan.pool.give(workspace)
 
 

@@ -29,13 +29,11 @@ MAX_SUMS = 1 << 16  # partial sums of an array's columns, which one thread merge
 MAX_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
 FEW_ROWS, TILE = 64, 1024  # fewer rows than that are taken some columns at a time
-# What a pass does with data that outgrow the caches that are near (`info.near_caches`), inputs and
-# output; times are those of plain stores and whole arrays, with 32 MB of cache.
-# - From 0.75 on, stores go past the caches: gradients of 19 MB take 0.86 on one thread, outputs of
-#   26 MB 0.87; if the output is read at once, 0.9 among other work, and 1.1 without.
-# - From 1.0 on, a thread sums and writes slabs of half its own cache: 38 to 154 MB take 0.66 to
-#   0.78 on two threads; alone from 1.5 on: 38 MB would take 0.94, and whole 0.85.
-NONTEMPORAL_CACHES, SLAB_CACHES, SLAB_CACHES_ALONE = 0.75, 1.0, 1.5
+# Data outgrow the caches that are near (`info.near_caches`) from so much of them on, inputs and
+# output. Then stores go past the caches, and a thread sums and writes slabs of half its own cache.
+# With 32 MB of cache, on one thread, gradients of 25 MB take 0.84 of the time of whole arrays and
+# plain stores, of 41 MB 0.79; outputs of 26 MB 0.96, and if they are read at once, 1.1.
+OUTGROWN = 0.75
 SLAB_CACHE = 0.5  # of a core's own cache, for the inputs of a slab
 EVEN = 1.07  # most that the largest share of a team may be of the mean
 FORCED = None
@@ -62,14 +60,15 @@ class Plan:
         if FORCED is not None:
             return FORCED(self, inputs, threads, both)
         size, units = self.cut["size"] * self.dtype.itemsize, self.cut["units"]
-        near = (inputs + 1) * size / max(1, info.near_caches(threads))
-        nontemporal, share = near >= NONTEMPORAL_CACHES, _ceil(units, threads)
+        outgrown = (inputs + 1) * size >= OUTGROWN * info.near_caches(threads)
+        share = _ceil(units, threads)
         if not (both and self.large and self._in_slabs and share * threads <= EVEN * units):
-            return Walk(0, nontemporal)
-        if near < (SLAB_CACHES if threads > 1 else SLAB_CACHES_ALONE):
-            return Walk(share, nontemporal)
-        slab = int(SLAB_CACHE * info.core_cache() * units / (inputs * size))
-        return Walk(max(1, min(share, slab)), nontemporal)
+            return Walk(0, outgrown)
+        if not self.cut["reduce_by_rows"]:
+            return Walk(1, outgrown)
+        if outgrown:
+            share = min(share, int(SLAB_CACHE * info.core_cache() * units / (inputs * size)))
+        return Walk(max(1, share), outgrown)
 
     @cached_property
     def _in_slabs(self) -> bool:
@@ -173,7 +172,7 @@ def _stores(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
     # Coefficients are widened for each call; but a row holds a vector, if there is one.
     most = min(WRITE_COLUMNS, max(2 * lanes, total // 8))
     width = c if by_rows else _side_by_side(n, c * run, most)
-    size, enough = total * itemsize, NONTEMPORAL_CACHES * info.last_level_cache()
+    size, enough = total * itemsize, OUTGROWN * info.last_level_cache()
     return {
         "write_by_rows": int(by_rows),
         "write_width": width,

@@ -123,6 +123,8 @@ def config_info() -> dict[str, object]:
         ``threads`` : of a large call; ``threads_from`` : what decided it; ``thread_limits`` : all
         bounds.
         ``threading_layer`` : Numba's; ``cache_directory`` : where compiled kernels are kept.
+        ``late_launches`` : of a team, which had to wait for a thread; ``alone_for`` : seconds for
+        which large calls still compute alone after the last of them.
 
     Examples
     --------
@@ -150,4 +152,6 @@ def config_info() -> dict[str, object]:
         "thread_limits": dict(threads.limits()),
         "threading_layer": _threading_layer(),
         "cache_directory": str(kernel_cache.directory()),
+        "late_launches": threads.pace.late,
+        "alone_for": threads.pace.alone_for(),
     }

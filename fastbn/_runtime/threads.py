@@ -12,12 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from time import perf_counter
 
 import numba
 
 from . import errors, forks
+from .pace import Kind, Pace
 
 _team = threading.Lock()
+pace = Pace()
 _chosen: int | None = None
 _mine = threading.local()  # `chosen`: what this Python thread has asked for
 _launched = False  # has this process, or the one that it was forked from, started a team?
@@ -171,12 +174,18 @@ def decided_by() -> str:
     return min(found, key=found.__getitem__)
 
 
-def run(parallel: Callable, threads: int, *args) -> bool:
-    """Call ``parallel(threads, *args)`` if the team may be used and is free; whether it was."""
-    if _forked or not _team.acquire(blocking=False):
+def run(parallel: Callable, threads: int, kind: Kind, *args) -> bool:
+    """Call ``parallel(threads, *args)`` if the team may be used and is free; whether it was.
+
+    ``kind``: launches that take as long as this one does.
+    """
+    if _forked or pace.rests() or not _team.acquire(blocking=False):
         return False
     try:
+        started, start = _launched, perf_counter()
         _launch(parallel, threads, args)
+        if started:  # else it has compiled, too
+            pace.note(kind, perf_counter() - start)
     finally:
         _team.release()
     return True
