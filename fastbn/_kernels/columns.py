@@ -16,6 +16,7 @@ from .simd import (
     ZERO,
     add_exactly,
     add_exactly_one,
+    add_few,
     add_rows,
     affine,
     affine_nontemporal,
@@ -38,17 +39,20 @@ STRIP = np.uintp(64)  # columns that are summed once more, one of which has to b
 def _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2):
     """Add rows of ``width`` values to the sums of their first n columns, several at once.
 
-    These lie far from each other: one after the other in as many places of memory. It returns where
-    the rows begin that are left. The last vector may reach beyond the n columns: what it reads must
-    exist, and the sums it leaves there mean nothing.
+    These lie far from each other: one after the other in as many places of memory. Then those that
+    are left. The last vector may reach beyond the n columns: what it reads must exist, and the sums
+    it leaves there mean nothing.
     """
-    lanes, rows = lanes_of(x), (max(o, stop) - o) // (runs_at_once(dy) * width)
+    lanes, rows = lanes_of(x), (stop - o) // (runs_at_once(dy) * width)
     distance = rows * width
     for _ in range(rows):
         for j in range(ZERO, n, lanes):
             add_rows(x, dy, o, distance, shift, s1, s2, j)
         o += width
-    return o + (runs_at_once(dy) - ONE) * distance
+    o += (runs_at_once(dy) - ONE) * distance
+    left = (stop - o) // width
+    for j in range(ZERO, n if left != ZERO else ZERO, lanes):
+        add_few(x, dy, o, width, left, shift, s1, s2, j)
 
 
 @apart
@@ -184,7 +188,7 @@ def reduce(context, plan, real, t, exact, x, dy, first, last):
         _clear(s1)
         _clear(s2)
         o, below = i * plan.height * width + start, min(rows, (i + ONE) * plan.height)
-        stop, end = min(below, safe) * width + start, below * width + start
+        stop, end = max(o, min(below, safe) * width + start), below * width + start
         last_row, tail = rows * width + start, ZERO
         if i == parts - ONE and rest > start:
             tail = min(n, rest - start)
@@ -192,8 +196,8 @@ def reduce(context, plan, real, t, exact, x, dy, first, last):
             _add_marked(x, dy, o, end, width, n, shift, s1, s2, marks, run, start)
             _add_marked(x, dy, last_row, last_row + ONE, width, tail, shift, s1, s2, marks, run, start)
         else:
-            o = _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2)
-            _add_exactly(x, dy, o, end, width, n, shift, s1, s2)
+            _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2)
+            _add_exactly(x, dy, stop, end, width, n, shift, s1, s2)
             _add_exactly(x, dy, last_row, last_row + ONE, width, tail, shift, s1, s2)
         if not direct:
             total1 = span(partial_sums, i * c, c)

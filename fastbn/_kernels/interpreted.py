@@ -135,6 +135,13 @@ def add_rows(x, dy, o, distance, shift, s1, s2, j):
     _add(s1, s2, j, *(one + other for one, other in pairs))
 
 
+def add_few(x, dy, o, distance, count, shift, s1, s2, j):
+    n = _lanes(x)
+    shift, rows = _load(shift, j, n), [o + j + np.uintp(k) * distance for k in range(int(count))]
+    if rows:
+        _add(s1, s2, j, *_chain([_terms(x, dy, row, n, shift) for row in rows]))
+
+
 def _runs(dy):
     return INTERLEAVED if dy is None else INTERLEAVED_BOTH
 

@@ -12,8 +12,8 @@ import numpy as np
 from numba import prange
 
 from .._runtime import threads as _threads
-from .._runtime.pace import Kind
 from .._runtime.jit import array_at, call_step, data_pointer, inner, kernel, record_at
+from .._runtime.pace import Kind
 from . import steps
 from .abi import CONTEXT, PLAN, STEPS, record
 from .schedule import Plan

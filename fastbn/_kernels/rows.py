@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .._runtime.jit import apart, array_at, inlined, inner
+from .._runtime.jit import apart, array_at, inlined, inner, span
 from .simd import (
     ONE,
     TWO,
@@ -43,21 +43,14 @@ def _sum_interleaved(x, dy, o, n, distance, shift):
 
 
 @apart
-def _sum_long(x, dy, o, n, count, distance, shift):
-    """The sums of a few long runs, each in several parts at once and a rest."""
-    runs, lanes = runs_at_once(dy), lanes_of(x)
-    step = (n - lanes) // (runs * lanes) * lanes
-    s1 = s2 = 0.0
-    for _ in range(count):
-        r1, r2 = _sum_interleaved(x, dy, o, step, step, shift)
-        q1, q2 = sum_run(x, dy, o + runs * step, n - runs * step, ONE, ZERO, shift)
-        s1, s2, o = s1 + (r1 + q1), s2 + (r2 + q2), o + distance
-    return s1, s2
-
-
-@apart
-def _sum_exactly(x, dy, o, n, count, distance, shift):
-    return sum_run_exact(x, dy, o, n, count, distance, shift)
+def _sum_exactly(plan, x, dy, o, n, count, first, last, partial_sums, marks, shift):
+    """Leave in `_sum_block`'s place the sums of channels that are marked, in float64."""
+    distance, second = plan.channels * plan.run, plan.parts * plan.channels
+    for j in range(first, last):
+        if marks[j] != 0.0:
+            place = o + j * plan.run
+            sums = sum_run_exact(x, dy, place, n, count, distance, shift[j])
+            partial_sums[j], partial_sums[second + j] = sums
 
 
 @inner
@@ -68,31 +61,35 @@ def _sum_block(plan, exact, x, dy, partial_sums, marks, shift, part, first, last
     """
     c, length, second = plan.channels, plan.run, plan.parts * plan.channels
     i, start = part // plan.pieces, part % plan.pieces * plan.piece
-    n, sums, distance = min(plan.piece, length - start), part * c, c * length
+    n, distance = min(plan.piece, length - start), c * length
     sample, stop = i * plan.block_samples, min(plan.samples, (i + ONE) * plan.block_samples)
+    sums, o = span(partial_sums, part * c, second + c), sample * distance + start
+    if exact:
+        _sum_exactly(plan, x, dy, o, n, stop - sample, first, last, sums, marks, shift)
+        return
     for j in range(first, last):
-        partial_sums[sums + j] = partial_sums[second + sums + j] = 0.0
-    # Several samples at once, which lie far from each other; then those that are left.
-    while not exact and n >= lanes_of(x) and sample + runs_at_once(dy) <= stop:
+        sums[j] = sums[second + j] = 0.0
+    # Several samples at once, which lie far from each other. Of those that are left, if they are
+    # long, several parts of each; then all that is left of them.
+    lanes, runs = lanes_of(x), runs_at_once(dy)
+    groups = (stop - sample) // runs if n >= lanes else ZERO
+    left, step = stop - sample - groups * runs, ZERO
+    if n >= LONG:
+        step = (n - lanes) // (runs * lanes) * lanes
+    for k in range(groups + (left if step != ZERO else ZERO)):
+        size, gap = (n, distance) if k < groups else (step, step)
         for j in range(first, last):
-            o = (sample * c + j) * length + start
-            s1, s2 = _sum_interleaved(x, dy, o, n, distance, shift[j])
-            partial_sums[sums + j] += s1
-            partial_sums[second + sums + j] += s2
-        sample += runs_at_once(dy)
-    count = stop - sample
-    for j in range(first, last if count != ZERO else first):
-        if exact and marks[j] == 0.0:
-            continue
-        o = (sample * c + j) * length + start
-        if exact:
-            s1, s2 = _sum_exactly(x, dy, o, n, count, distance, shift[j])
-        elif n < LONG:
-            s1, s2 = sum_run(x, dy, o, n, count, distance, shift[j])
-        else:
-            s1, s2 = _sum_long(x, dy, o, n, count, distance, shift[j])
-        partial_sums[sums + j] += s1
-        partial_sums[second + sums + j] += s2
+            s1, s2 = _sum_interleaved(x, dy, o + j * length, size, gap, shift[j])
+            sums[j] += s1
+            sums[second + j] += s2
+        o += runs * distance if k < groups else distance
+    if left != ZERO:
+        o = (stop - left) * distance + start + runs * step
+        for j in range(first, last):
+            rest = n - runs * step
+            s1, s2 = sum_run(x, dy, o + j * length, rest, left, distance, shift[j])
+            sums[j] += s1
+            sums[second + j] += s2
 
 
 @inlined

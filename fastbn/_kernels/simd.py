@@ -7,7 +7,7 @@ on every processor (docs/order.md).
 ``affine`` computes a vector of an output; ``affine_nontemporal`` stores it past the caches,
 ``affine_twice`` computes two with the same coefficients, and ``affine_pair`` serves a vector in
 which one channel's run ends and the next begins, so that all of them lie on cache lines.
-``add_rows`` adds rows to the sums of their columns, ``sum_run`` sums runs one after the other and
+``add_rows`` and ``add_few`` add rows to the sums of their columns, ``sum_run`` sums runs one after the other and
 ``sum_interleaved`` several at once. ``mean_near`` finds a value to subtract, and ``repeat`` widens
 a coefficient.
 
@@ -389,6 +389,34 @@ def _make_add_rows():
     return add_rows
 
 
+def _make_add_few():
+    """``add_few(x, dy, o, distance, count, shift, s1, s2, j)``: as ``add_rows``, ``count`` rows."""
+
+    @intrinsic
+    def add_few(typing, x, dy, o, distance, count, shift, s1, s2, j):
+        names = ("x", "dy", "o", "distance", "count", "shift", "s1", "s2", "j")
+
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, names, signature, args)
+            j, shift = emit.values["j"], emit.load("shift", emit.values["j"])
+            sums = [cgutils.alloca_once(builder, shift.type) for _ in range(2)]
+            for each in sums:
+                builder.store(ir.Constant(shift.type, [0.0] * emit.lanes), each)
+            with cgutils.for_range(builder, emit.values["count"]) as row:
+                behind = builder.mul(row.index, emit.values["distance"])
+                place = builder.add(builder.add(emit.values["o"], j), behind)
+                terms, so_far = emit.terms(place, shift), map(builder.load, sums)
+                for value, each in zip(emit.add(*terms, *so_far), sums, strict=True):
+                    builder.store(value, each)
+            emit.add_sums(*map(builder.load, sums), j)
+            return context.get_dummy_value()
+
+        index = types.uintp
+        return types.void(x, dy, index, index, index, shift, s1, s2, index), codegen
+
+    return add_few
+
+
 def _make_add_exactly(size=VECTOR_BYTES):
     """Add d and d * d, or dy and dy * d, of one row to the sums of columns from j on, in float64.
 
@@ -622,6 +650,7 @@ if INTERPRETED:
     affine_twice_nontemporal = interpreted.make_affine(twice=True, nontemporal=True)
     affine_one = interpreted.make_affine(size=1)
     add_rows = interpreted.add_rows
+    add_few = interpreted.add_few
     add_exactly = interpreted.make_add_exactly()
     add_exactly_one = interpreted.make_add_exactly(size=1)
     sum_run = interpreted.make_sum_run(exact=False)
@@ -641,6 +670,7 @@ else:
     affine_twice_nontemporal = _make_affine(twice=True, nontemporal=True)
     affine_one = _make_affine(size=1)
     add_rows = _make_add_rows()
+    add_few = _make_add_few()
     add_exactly = _make_add_exactly()
     add_exactly_one = _make_add_exactly(size=1)
     sum_run = _make_sum_run(exact=False)
