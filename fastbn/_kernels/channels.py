@@ -11,7 +11,21 @@ import numpy as np
 from .._runtime.jit import apart, array_at, inlined, inner, record_at, span
 from . import columns
 from .abi import STEPS
-from .simd import FOUR, ONE, THREE, TWO, ZERO, lanes_of, mean_near, take_root, take_root_one
+from .simd import (
+    EIGHT,
+    FIVE,
+    FOUR,
+    ONE,
+    SEVEN,
+    SIX,
+    THREE,
+    TWO,
+    ZERO,
+    lanes_of,
+    mean_near,
+    take_root,
+    take_root_one,
+)
 
 # Squares of float32 below 2^-126 lose digits, below 2^-149 they vanish; their mean must be so far
 # above that what is lost is nothing.
@@ -29,15 +43,23 @@ def statistics(context, plan):
 
 
 @inner
-def _near(x, o, p, q, r):
-    """The mean of four values, as the first and the differences from it, as far as finite."""
+def _step(x, o, k):
+    """The way from one value to another, 0 if it is not finite."""
+    step = np.float64(x[k]) - np.float64(x[o])
+    return step if np.isfinite(step) else 0.0
+
+
+@inner
+def _from_first(x, o, total):
     first = np.float64(x[o])
-    first = first if np.isfinite(first) else 0.0
-    total = 0.0
-    for k in (p, q, r):
-        step = np.float64(x[k]) - np.float64(x[o])
-        total += step if np.isfinite(step) else 0.0
-    return first + total * 0.25
+    return (first if np.isfinite(first) else 0.0) + total
+
+
+@inner
+def _place(plan, k, parts, width):
+    """Where the k-th of so many parts of a channel begins, with room for ``width`` values."""
+    n, c, run = plan.samples, plan.channels, plan.run
+    return n * k // parts * c * run + min(run * k // parts, run - width)
 
 
 @inlined
@@ -45,23 +67,30 @@ def shift_near(context, plan, real, x, first, last):
     """Shift by the mean of a few values spread over each channel, to the data's precision.
 
     Near the mean, and exact for a constant channel: the squared distance of shift and mean, in
-    variances, is the factor by which rounding errors grow. Four values, or two vectors where a run
-    has them.
+    variances, is the factor by which rounding errors grow. Of runs two vectors, of short runs four
+    values, of columns eight.
     """
-    n, c, run, lanes = plan.samples, plan.channels, plan.run, lanes_of(x)
-    shift = array_at(context.shift, c, real)
-    p = n // FOUR * c * run + run // FOUR
-    q = n // TWO * c * run + run // TWO
-    r = n * THREE // FOUR * c * run + run * THREE // FOUR
-    if run < lanes:
+    run, lanes = plan.run, lanes_of(x)
+    shift = array_at(context.shift, plan.channels, real)
+    if run >= lanes:
+        p, q = _place(plan, ONE, FOUR, lanes), _place(plan, THREE, FOUR, lanes)
+        for j in range(first, last):
+            shift[j] = mean_near(x, p + j * run, q + j * run)
+        return
+    p, q = _place(plan, TWO, EIGHT, ONE), _place(plan, FOUR, EIGHT, ONE)
+    r = _place(plan, SIX, EIGHT, ONE)
+    if run > ONE:
         for j in range(first, last):
             o = j * run
-            shift[j] = _near(x, o, o + p, o + q, o + r)
-    else:
-        p -= run // FOUR - min(run // FOUR, run - lanes)
-        r -= run * THREE // FOUR - min(run * THREE // FOUR, run - lanes)
-        for j in range(first, last):
-            shift[j] = mean_near(x, p + j * run, r + j * run)
+            total = _step(x, o, o + p) + _step(x, o, o + q) + _step(x, o, o + r)
+            shift[j] = _from_first(x, o, total * 0.25)
+        return
+    a, b = _place(plan, ONE, EIGHT, ONE), _place(plan, THREE, EIGHT, ONE)
+    c, d = _place(plan, FIVE, EIGHT, ONE), _place(plan, SEVEN, EIGHT, ONE)
+    for j in range(first, last):
+        total = _step(x, j, j + p) + _step(x, j, j + q) + _step(x, j, j + r)
+        total += _step(x, j, j + a) + _step(x, j, j + b) + _step(x, j, j + c) + _step(x, j, j + d)
+        shift[j] = _from_first(x, j, total * 0.125)
 
 
 @inlined
@@ -95,15 +124,6 @@ def _merge(plan, partial_sums, first, last):
             _add(total, span(partial_sums, start + part * c + first, last - first))
 
 
-@inner
-def _any(marks, first, last):
-    """Whether a channel is marked. The loop that marks them would not be vectorised with this."""
-    found = ZERO
-    for j in range(first, last):
-        found |= np.uintp(marks[j] != 0.0)
-    return found != ZERO
-
-
 @inlined
 def merge_moments(context, plan, real, exact, first, last):
     """The mean and sum of squared deviations; if ``exact``, of channels that need float64 only.
@@ -117,7 +137,7 @@ def merge_moments(context, plan, real, exact, first, last):
     shift, (mean, m2, _) = array_at(context.shift, c, real), statistics(context, plan)
     _merge(plan, partial_sums, first, last)
     n = context.total
-    far = 4.0 if shift.itemsize == 8 or n < FEW_VALUES else 16.0
+    far = 4.0 if shift.itemsize == 8 else 2.0 if n < FEW_VALUES else 16.0
     for j in range(first, last):
         if exact and needs_float64[j] == 0.0:
             continue
@@ -131,7 +151,7 @@ def merge_moments(context, plan, real, exact, first, last):
         if shift.itemsize == 4:
             bad = bad or s2 <= TINY * n or not s2 < np.inf
         needs_float64[j] = 1.0 if bad else 0.0
-    return _any(needs_float64, first, last)
+    return columns.any_of(needs_float64, first, last)
 
 
 @inlined
@@ -160,7 +180,7 @@ def merge_gradients(context, plan, real, exact, first, last):
         sums[j], sums[c + j] = s1, s2
         dweight[j] = s2 * invstd[j]
         dbias[j] = s1
-    return _any(needs_float64, first, last)
+    return columns.any_of(needs_float64, first, last)
 
 
 @inlined

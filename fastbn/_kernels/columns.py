@@ -17,7 +17,9 @@ from .simd import (
     add_exactly,
     add_exactly_one,
     add_few,
+    add_few_exactly,
     add_rows,
+    add_rows_exactly,
     affine,
     affine_nontemporal,
     affine_one,
@@ -32,27 +34,37 @@ from .simd import (
 )
 
 ALIASING = np.uintp(ALIASING_BYTES)
-STRIP = np.uintp(64)  # columns that are summed once more, one of which has to be
 
 
 @inner
-def _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2):
+def _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2, wanted):
     """Add rows of ``width`` values to the sums of their first n columns, several at once.
 
     These lie far from each other: one after the other in as many places of memory. Then those that
     are left. The last vector may reach beyond the n columns: what it reads must exist, and the sums
-    it leaves there mean nothing.
+    it leaves there mean nothing. With ``wanted``: in float64, and only vectors that are marked.
     """
     lanes, rows = lanes_of(x), (stop - o) // (runs_at_once(dy) * width)
     distance = rows * width
     for _ in range(rows):
         for j in range(ZERO, n, lanes):
-            add_rows(x, dy, o, distance, shift, s1, s2, j)
+            if wanted is None:
+                add_rows(x, dy, o, distance, shift, s1, s2, j)
+            elif wanted[j // lanes] != 0.0:
+                add_rows_exactly(x, dy, o, distance, shift, s1, s2, j)
         o += width
     o += (runs_at_once(dy) - ONE) * distance
     left = (stop - o) // width
     for j in range(ZERO, n if left != ZERO else ZERO, lanes):
-        add_few(x, dy, o, width, left, shift, s1, s2, j)
+        if wanted is None:
+            add_few(x, dy, o, width, left, shift, s1, s2, j)
+        elif wanted[j // lanes] != 0.0:
+            add_few_exactly(x, dy, o, width, left, shift, s1, s2, j)
+
+
+@apart
+def _add_again(x, dy, o, stop, width, n, shift, s1, s2, wanted):
+    _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2, wanted)
 
 
 @apart
@@ -69,23 +81,31 @@ def _add_exactly(x, dy, o, stop, width, n, shift, s1, s2):
 
 
 @inner
-def _marked(marks, run, first, last):
-    """Whether a column from first to last is of a channel that is marked."""
-    channels = np.uintp(marks.size)
-    for k in range(first // run, (last + run - ONE) // run):
-        if marks[k % channels] != 0.0:
-            return True
-    return False
+def any_of(marks, first, last):
+    """Whether a channel is marked. The loop that marks them would not be vectorised with this."""
+    found = ZERO
+    for j in range(first, last):
+        found |= np.uintp(marks[j] != 0.0)
+    return found != ZERO
 
 
 @apart
-def _add_marked(x, dy, o, stop, width, n, shift, s1, s2, marks, run, column):
-    """Add row by row, in float64, strips in which a channel is marked."""
-    for j in range(ZERO, n, STRIP):
-        m = min(STRIP, n - j)
-        if _marked(marks, run, column + j, column + j + m):
-            strips = span(shift, j, m), span(s1, j, m), span(s2, j, m)
-            _add_exactly(x, dy, o + j, stop + j, width, m, *strips)
+def _mark_vectors(marks, first, run, n, lanes, wanted):
+    """Mark the vectors of n columns that hold a marked channel, the first being ``first``."""
+    channels = np.uintp(marks.size)
+    if run == ONE and first + n <= channels:
+        for j in range(ZERO, n, lanes):
+            wanted[j // lanes] = any_of(marks, first + j, first + min(n, j + lanes))
+        return
+    for j in range(ZERO, n, lanes):
+        wanted[j // lanes] = 0.0
+    j, c = ZERO, first
+    while j < n:
+        stop = min(j + run, n)
+        if marks[c] != 0.0:
+            for i in range(j // lanes, (stop - ONE) // lanes + ONE):
+                wanted[i] = 1.0
+        j, c = stop, c + ONE if c + ONE < channels else ZERO
 
 
 @apart
@@ -172,6 +192,7 @@ def reduce(context, plan, real, t, exact, x, dy, first, last):
     tile_shift = array_at(context.tile_shift, room * context.threads, real)
     s1, s2 = span(tile_sums, TWO * room * t, room), span(tile_sums, TWO * room * t + room, room)
     shift = span(tile_shift, room * t, room)
+    wanted = span(array_at(context.tile_marks, room * context.threads, np.float64), room * t, room)
     # Where columns are channels, and vectors whole, nothing is repeated nor added up.
     direct = width == c and c % lanes == ZERO
     reach = (width + lanes - ONE) // lanes * lanes  # of a row's last vector
@@ -193,12 +214,12 @@ def reduce(context, plan, real, t, exact, x, dy, first, last):
         if i == parts - ONE and rest > start:
             tail = min(n, rest - start)
         if exact:
-            _add_marked(x, dy, o, end, width, n, shift, s1, s2, marks, run, start)
-            _add_marked(x, dy, last_row, last_row + ONE, width, tail, shift, s1, s2, marks, run, start)
+            _mark_vectors(marks, channel, run, n, lanes, wanted)
+            _add_again(x, dy, o, stop, width, n, shift, s1, s2, wanted)
         else:
-            _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2)
-            _add_exactly(x, dy, stop, end, width, n, shift, s1, s2)
-            _add_exactly(x, dy, last_row, last_row + ONE, width, tail, shift, s1, s2)
+            _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2, None)
+        _add_exactly(x, dy, stop, end, width, n, shift, s1, s2)
+        _add_exactly(x, dy, last_row, last_row + ONE, width, tail, shift, s1, s2)
         if not direct:
             total1 = span(partial_sums, i * c, c)
             total2 = span(partial_sums, (parts + i) * c, c)

@@ -102,7 +102,7 @@ def _terms(x, dy, o, n, shift, exact=False):
     """What is added up, u and d: x - shift twice, or dy and x - shift."""
     d, u = _load(x, o, n), None if dy is None else _load(dy, o, n)
     if exact:
-        d, shift = d.astype(np.float64), np.float64(shift)
+        d, shift = d.astype(np.float64), np.asarray(shift, np.float64)
         u = u if u is None else u.astype(np.float64)
     d = d - shift
     return (d if u is None else u), d
@@ -127,19 +127,24 @@ def _add(s1, s2, j, total, product):
         _store(sums, j, _load(sums, j, value.size) + value)
 
 
-def add_rows(x, dy, o, distance, shift, s1, s2, j):
-    n = _lanes(x)
-    shift, rows = _load(shift, j, n), [o + j + np.uintp(k) * distance for k in range(_runs(dy))]
-    terms = [_terms(x, dy, row, n, shift) for row in rows]
-    pairs = zip(_chain(terms[::2]), _chain(terms[1::2]), strict=True)
-    _add(s1, s2, j, *(one + other for one, other in pairs))
+def make_add_rows(exact):
+    def add_rows(x, dy, o, distance, shift, s1, s2, j):
+        n, rows = _lanes(x), [o + j + np.uintp(k) * distance for k in range(_runs(dy))]
+        terms = [_terms(x, dy, row, n, _load(shift, j, n), exact) for row in rows]
+        pairs = zip(_chain(terms[::2]), _chain(terms[1::2]), strict=True)
+        _add(s1, s2, j, *(one + other for one, other in pairs))
+
+    return add_rows
 
 
-def add_few(x, dy, o, distance, count, shift, s1, s2, j):
-    n = _lanes(x)
-    shift, rows = _load(shift, j, n), [o + j + np.uintp(k) * distance for k in range(int(count))]
-    if rows:
-        _add(s1, s2, j, *_chain([_terms(x, dy, row, n, shift) for row in rows]))
+def make_add_few(exact):
+    def add_few(x, dy, o, distance, count, shift, s1, s2, j):
+        n, rows = _lanes(x), [o + j + np.uintp(k) * distance for k in range(int(count))]
+        if rows:
+            terms = [_terms(x, dy, row, n, _load(shift, j, n), exact) for row in rows]
+            _add(s1, s2, j, *_chain(terms))
+
+    return add_few
 
 
 def _runs(dy):

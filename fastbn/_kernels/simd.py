@@ -28,7 +28,7 @@ from . import interpreted
 from .abi import AHEAD_BYTES, CHAIN, INTERLEAVED, INTERLEAVED_BOTH, STEPS, UNROLL, VECTOR_BYTES
 
 # Words to count with: a literal would make a float of a sum.
-ZERO, ONE, TWO, THREE, FOUR = (np.uintp(n) for n in range(5))
+ZERO, ONE, TWO, THREE, FOUR, FIVE, SIX, SEVEN, EIGHT = (np.uintp(n) for n in range(9))
 _INTERLEAVED, _INTERLEAVED_BOTH = np.uintp(INTERLEAVED), np.uintp(INTERLEAVED_BOTH)
 
 _INT = ir.IntType(32)
@@ -360,7 +360,7 @@ def _make_affine(size=VECTOR_BYTES, nontemporal=False, pair=False, twice=False):
     return affine
 
 
-def _make_add_rows():
+def _make_add_rows(exact):
     """Add d and d * d, d = x - shift, of several rows to the float64 sums of columns from j on.
 
     With ``dy``: dy and dy * d. The first row begins at ``o``, and each of the others so many values
@@ -377,8 +377,9 @@ def _make_add_rows():
             shift, place = emit.load("shift", j), builder.add(emit.values["o"], j)
             sums = [(None, None), (None, None)]
             for k in range(emit.runs_at_once()):
-                sums[k % 2] = emit.add(*emit.terms(place, shift), *sums[k % 2])
-                emit.fetch(place)
+                sums[k % 2] = emit.add(*emit.terms(place, shift, exact), *sums[k % 2])
+                if not exact:  # some columns only
+                    emit.fetch(place)
                 place = builder.add(place, distance)
             emit.add_sums(*(builder.fadd(*pair) for pair in zip(*sums, strict=True)), j)
             return context.get_dummy_value()
@@ -389,7 +390,7 @@ def _make_add_rows():
     return add_rows
 
 
-def _make_add_few():
+def _make_add_few(exact):
     """``add_few(x, dy, o, distance, count, shift, s1, s2, j)``: as ``add_rows``, ``count`` rows."""
 
     @intrinsic
@@ -399,13 +400,14 @@ def _make_add_few():
         def codegen(context, builder, signature, args):
             emit = Emitter(context, builder, names, signature, args)
             j, shift = emit.values["j"], emit.load("shift", emit.values["j"])
-            sums = [cgutils.alloca_once(builder, shift.type) for _ in range(2)]
+            kind = emit.vector(ir.DoubleType()) if exact else shift.type
+            sums = [cgutils.alloca_once(builder, kind) for _ in range(2)]
             for each in sums:
-                builder.store(ir.Constant(shift.type, [0.0] * emit.lanes), each)
+                builder.store(ir.Constant(kind, [0.0] * emit.lanes), each)
             with cgutils.for_range(builder, emit.values["count"]) as row:
                 behind = builder.mul(row.index, emit.values["distance"])
                 place = builder.add(builder.add(emit.values["o"], j), behind)
-                terms, so_far = emit.terms(place, shift), map(builder.load, sums)
+                terms, so_far = emit.terms(place, shift, exact), map(builder.load, sums)
                 for value, each in zip(emit.add(*terms, *so_far), sums, strict=True):
                     builder.store(value, each)
             emit.add_sums(*map(builder.load, sums), j)
@@ -649,8 +651,10 @@ if INTERPRETED:
     affine_twice = interpreted.make_affine(twice=True)
     affine_twice_nontemporal = interpreted.make_affine(twice=True, nontemporal=True)
     affine_one = interpreted.make_affine(size=1)
-    add_rows = interpreted.add_rows
-    add_few = interpreted.add_few
+    add_rows = interpreted.make_add_rows(exact=False)
+    add_rows_exactly = interpreted.make_add_rows(exact=True)
+    add_few = interpreted.make_add_few(exact=False)
+    add_few_exactly = interpreted.make_add_few(exact=True)
     add_exactly = interpreted.make_add_exactly()
     add_exactly_one = interpreted.make_add_exactly(size=1)
     sum_run = interpreted.make_sum_run(exact=False)
@@ -669,8 +673,10 @@ else:
     affine_twice = _make_affine(twice=True)
     affine_twice_nontemporal = _make_affine(twice=True, nontemporal=True)
     affine_one = _make_affine(size=1)
-    add_rows = _make_add_rows()
-    add_few = _make_add_few()
+    add_rows = _make_add_rows(exact=False)
+    add_rows_exactly = _make_add_rows(exact=True)
+    add_few = _make_add_few(exact=False)
+    add_few_exactly = _make_add_few(exact=True)
     add_exactly = _make_add_exactly()
     add_exactly_one = _make_add_exactly(size=1)
     sum_run = _make_sum_run(exact=False)
