@@ -79,7 +79,7 @@ _SUMS = (
     "needs_float64",  # a mark for each channel that is summed once more
     "given",  # (3, channels): statistics that a caller gives, as `stats` has them
     "tile_sums",  # (threads, 2, tile_room)
-    "tile_marks",  # (threads, tile_room), of vectors that are summed once more
+    "chosen",  # (threads, tile_room): columns where vectors begin that are summed once more
 )
 _VALUES = (
     "shift",  # what each channel's values are subtracted from
@@ -134,7 +134,7 @@ class Pool:
             "sums": (2 * c, 0),
             "given": (3 * c, 0),
             "tile_sums": (0, 2 * tile),
-            "tile_marks": (0, tile),
+            "chosen": (0, tile),
             "tile_shift": (0, tile),
         }
         # Whatever the threads add: a machine with many of them keeps workspaces, too.

@@ -37,34 +37,35 @@ ALIASING = np.uintp(ALIASING_BYTES)
 
 
 @inner
-def _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2, wanted):
-    """Add rows of ``width`` values to the sums of their first n columns, several at once.
+def _add_interleaved(x, dy, o, stop, width, shift, s1, s2, vectors, chosen):
+    """Add rows of ``width`` values to the sums of their first columns, several at once.
 
     These lie far from each other: one after the other in as many places of memory. Then those that
-    are left. The last vector may reach beyond the n columns: what it reads must exist, and the sums
-    it leaves there mean nothing. With ``wanted``: in float64, and only vectors that are marked.
+    are left. The last of so many vectors may reach beyond what is wanted: what it reads must exist,
+    and the sums it leaves there mean nothing. With ``chosen``, of the columns where vectors begin:
+    in float64, and only those.
     """
     lanes, rows = lanes_of(x), (stop - o) // (runs_at_once(dy) * width)
     distance = rows * width
     for _ in range(rows):
-        for j in range(ZERO, n, lanes):
-            if wanted is None:
-                add_rows(x, dy, o, distance, shift, s1, s2, j)
-            elif wanted[j // lanes] != 0.0:
-                add_rows_exactly(x, dy, o, distance, shift, s1, s2, j)
+        for k in range(vectors):
+            if chosen is None:
+                add_rows(x, dy, o, distance, shift, s1, s2, k * lanes)
+            else:
+                add_rows_exactly(x, dy, o, distance, shift, s1, s2, np.uintp(chosen[k]))
         o += width
     o += (runs_at_once(dy) - ONE) * distance
     left = (stop - o) // width
-    for j in range(ZERO, n if left != ZERO else ZERO, lanes):
-        if wanted is None:
-            add_few(x, dy, o, width, left, shift, s1, s2, j)
-        elif wanted[j // lanes] != 0.0:
-            add_few_exactly(x, dy, o, width, left, shift, s1, s2, j)
+    for k in range(vectors if left != ZERO else ZERO):
+        if chosen is None:
+            add_few(x, dy, o, width, left, shift, s1, s2, k * lanes)
+        else:
+            add_few_exactly(x, dy, o, width, left, shift, s1, s2, np.uintp(chosen[k]))
 
 
 @apart
-def _add_again(x, dy, o, stop, width, n, shift, s1, s2, wanted):
-    _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2, wanted)
+def _add_again(x, dy, o, stop, width, shift, s1, s2, vectors, chosen):
+    _add_interleaved(x, dy, o, stop, width, shift, s1, s2, vectors, chosen)
 
 
 @apart
@@ -90,22 +91,24 @@ def any_of(marks, first, last):
 
 
 @apart
-def _mark_vectors(marks, first, run, n, lanes, wanted):
-    """Mark the vectors of n columns that hold a marked channel, the first being ``first``."""
-    channels = np.uintp(marks.size)
+def _choose(marks, first, run, n, lanes, chosen):
+    """Which vectors of n columns hold a marked channel, the first column being of ``first``."""
+    channels, vectors = np.uintp(marks.size), ZERO
     if run == ONE and first + n <= channels:
         for j in range(ZERO, n, lanes):
-            wanted[j // lanes] = any_of(marks, first + j, first + min(n, j + lanes))
-        return
-    for j in range(ZERO, n, lanes):
-        wanted[j // lanes] = 0.0
-    j, c = ZERO, first
+            if any_of(marks, first + j, first + min(n, j + lanes)):
+                chosen[vectors] = j
+                vectors += ONE
+        return vectors
+    j, c, free = ZERO, first, ZERO  # all vectors before `free` are decided
     while j < n:
         stop = min(j + run, n)
         if marks[c] != 0.0:
-            for i in range(j // lanes, (stop - ONE) // lanes + ONE):
-                wanted[i] = 1.0
+            for place in range(max(free, j // lanes * lanes), stop, lanes):
+                chosen[vectors] = place
+                vectors, free = vectors + ONE, place + lanes
         j, c = stop, c + ONE if c + ONE < channels else ZERO
+    return vectors
 
 
 @apart
@@ -192,7 +195,7 @@ def reduce(context, plan, real, t, exact, x, dy, first, last):
     tile_shift = array_at(context.tile_shift, room * context.threads, real)
     s1, s2 = span(tile_sums, TWO * room * t, room), span(tile_sums, TWO * room * t + room, room)
     shift = span(tile_shift, room * t, room)
-    wanted = span(array_at(context.tile_marks, room * context.threads, np.float64), room * t, room)
+    chosen = span(array_at(context.chosen, room * context.threads, np.float64), room * t, room)
     # Where columns are channels, and vectors whole, nothing is repeated nor added up.
     direct = width == c and c % lanes == ZERO
     reach = (width + lanes - ONE) // lanes * lanes  # of a row's last vector
@@ -214,10 +217,11 @@ def reduce(context, plan, real, t, exact, x, dy, first, last):
         if i == parts - ONE and rest > start:
             tail = min(n, rest - start)
         if exact:
-            _mark_vectors(marks, channel, run, n, lanes, wanted)
-            _add_again(x, dy, o, stop, width, n, shift, s1, s2, wanted)
+            vectors = _choose(marks, channel, run, n, lanes, chosen)
+            _add_again(x, dy, o, stop, width, shift, s1, s2, vectors, chosen)
         else:
-            _add_interleaved(x, dy, o, stop, width, n, shift, s1, s2, None)
+            vectors = (n + lanes - ONE) // lanes
+            _add_interleaved(x, dy, o, stop, width, shift, s1, s2, vectors, None)
         _add_exactly(x, dy, stop, end, width, n, shift, s1, s2)
         _add_exactly(x, dy, last_row, last_row + ONE, width, tail, shift, s1, s2)
         if not direct:
