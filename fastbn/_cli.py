@@ -1,4 +1,4 @@
-"""The command line: `python -m fastbn info | warmup | verify | bench`."""
+"""The command line: `python -m fastbn info | warmup | tune | verify | bench`."""
 
 import argparse
 import json
@@ -106,6 +106,21 @@ def warmup(dtypes: list[str], layouts: list[str], passes: list[str]) -> int:
             return 1
     seconds = perf_counter() - start
     print(f"{compiled} kernels compiled, {found} found, in {seconds:.1f} s: {directory}")
+    return 0
+
+
+def tune() -> int:
+    """Measure from which size on data outgrow this machine's caches, and keep it; the exit code."""
+    from . import _tune
+    from ._runtime import caches
+
+    start = perf_counter()
+    try:
+        _tune.tune(lambda line: print(line, flush=True))
+    except OSError as error:
+        print(f"what was measured cannot be kept in {caches.file().parent} ({error})")
+        return 1
+    print(f"kept in {caches.file()}, {perf_counter() - start:.1f} s")
     return 0
 
 
@@ -285,6 +300,8 @@ def _parser() -> argparse.ArgumentParser:
         text = f"some of {','.join(allowed)} (default: {default})"
         ahead.add_argument(option, type=kind, default=default, help=text)
 
+    commands.add_parser("tune", help="measure how this machine's caches are best used, and keep it")
+
     check = commands.add_parser("verify", help="whether this machine gives the bits of all others")
     check.add_argument("--cases", action="store_true", help="print the digest of each case, too")
 
@@ -306,6 +323,8 @@ def main(arguments: list[str] | None = None) -> int:
         return warmup(**options)
     if command == "verify":
         return verify(**options)
+    if command == "tune":
+        return tune()
     if command == "info":
         info(options["json"])
         return 0

@@ -14,7 +14,7 @@ import numpy as np
 
 from .._kernels import schedule
 from .._kernels.abi import ALIASING_BYTES
-from .._runtime import errors, info
+from .._runtime import caches, errors
 from .._runtime.jit import data_pointer
 from . import memory, validate
 
@@ -62,12 +62,25 @@ def forget() -> None:
 @contextmanager
 def assume_cache(size: int) -> Iterator[None]:
     """Cut shapes as for a last-level cache of so many bytes meanwhile."""
-    with info.assume_cache(size):
+    with caches.assume(size):
         forget()
         try:
             yield
         finally:
             forget()
+
+
+@contextmanager
+def force_walks(choose) -> Iterator[None]:
+    """Take what ``choose`` gives instead of what `Plan.walk` does meanwhile, or that if None."""
+    before = schedule.choose
+    schedule.choose = choose
+    forget()
+    try:
+        yield
+    finally:
+        schedule.choose = before
+        forget()
 
 
 class _Borrowed:

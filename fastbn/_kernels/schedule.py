@@ -7,12 +7,13 @@ of 2 cores of an AMD EPYC (2026-11).
 """
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._runtime import info
+from .._runtime import caches
 from . import abi
 from .abi import INTERLEAVED, VECTOR_BYTES
 
@@ -29,14 +30,7 @@ MAX_SUMS = 1 << 16  # partial sums of an array's columns, which one thread merge
 MAX_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
 FEW_ROWS, TILE = 64, 1024  # fewer rows than that are taken some columns at a time
-# Data outgrow the caches that are near (`info.near_caches`) from so much of them on, inputs and
-# output. Then stores go past the caches, and a thread sums and writes slabs of half its own cache.
-# With 32 MB of cache, on one thread, gradients of 25 MB take 0.84 of the time of whole arrays and
-# plain stores, of 41 MB 0.79; outputs of 26 MB 0.96, and if they are read at once, 1.1.
-OUTGROWN = 0.75
-SLAB_CACHE = 0.5  # of a core's own cache, for the inputs of a slab
 EVEN = 1.07  # most that the largest share of a team may be of the mean
-FORCED = None
 
 
 class Walk(NamedTuple):
@@ -44,6 +38,10 @@ class Walk(NamedTuple):
 
     slab: int  # units that a thread sums and then writes; 0 to take whole arrays
     nontemporal: bool  # stores go past the caches
+
+
+# In place of `Plan.walk`, for benchmarks and tests.
+choose: Callable[["Plan", int, int, bool], Walk] | None = None
 
 
 class Plan:
@@ -57,21 +55,24 @@ class Plan:
 
     def walk(self, inputs: int, threads: int, both: bool) -> Walk:
         """For a pass over one or two inputs; ``both``: it sums and writes."""
-        if FORCED is not None:
-            return FORCED(self, inputs, threads, both)
+        if choose is not None:
+            return choose(self, inputs, threads, both)
         size, units = self.cut["size"] * self.dtype.itemsize, self.cut["units"]
-        outgrown = (inputs + 1) * size >= OUTGROWN * info.near_caches(threads)
+        outgrown = (inputs + 1) * size >= caches.outgrown(inputs, threads)
         share = _ceil(units, threads)
-        if not (both and self.large and self._in_slabs and share * threads <= EVEN * units):
+        if not (both and self.large and self.in_slabs and share * threads <= EVEN * units):
             return Walk(0, outgrown)
         if not self.cut["reduce_by_rows"]:
             return Walk(1, outgrown)
-        if outgrown:
-            share = min(share, int(SLAB_CACHE * info.core_cache() * units / (inputs * size)))
-        return Walk(max(1, share), outgrown)
+        return Walk(self.slab(inputs, caches.slab(), share) if outgrown else share, outgrown)
+
+    def slab(self, inputs: int, nbytes: int, share: int) -> int:
+        """Units whose inputs are so many bytes; one at least, and at most a thread's share."""
+        size = inputs * self.cut["size"] * self.dtype.itemsize
+        return max(1, min(share, nbytes * self.cut["units"] // size))
 
     @cached_property
-    def _in_slabs(self) -> bool:
+    def in_slabs(self) -> bool:
         """Whether some channels can be summed and written before others."""
         cut = self.cut
         row = cut["channels"] * cut["run"]
@@ -172,12 +173,13 @@ def _stores(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
     # Coefficients are widened for each call; but a row holds a vector, if there is one.
     most = min(WRITE_COLUMNS, max(2 * lanes, total // 8))
     width = c if by_rows else _side_by_side(n, c * run, most)
-    size, enough = total * itemsize, OUTGROWN * info.last_level_cache()
+    # Non-temporal stores need it; they are not for less than this, whatever the threads.
+    past_caches = min(caches.outgrown(n, 1) for n in (1, 2)) if total < LARGE else 0
     return {
         "write_by_rows": int(by_rows),
         "write_width": width,
         "write_unit": math.lcm(width, lanes),
-        "aligned": int(total >= LARGE or 3 * size >= enough),  # non-temporal stores need it
+        "aligned": int(3 * total * itemsize >= past_caches),
     }
 
 

@@ -1,63 +1,12 @@
 """What fastbn runs on: the processor's caches and arithmetic, and `config_info`."""
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 from .._version import DIGEST, ORDER, __version__
 from . import cache as kernel_cache
-from . import threads
-
-# A core with so large a second-level cache has a last level that is far away, and shared with many:
-# on 16 cores of an Intel Emerald Rapids (2 MB, and 300 MB for all), data of 13 MB take half as long
-# if cut for the second level. With 1 MB, and 32 MB near by, they take 1.2 times as long (AMD EPYC).
-FAR_CACHE_L2 = 2 << 20
-LEAST_NEAR = 8 << 20  # bytes that count as near even so
-
-_assumed = 0  # bytes, in place of those that are found
-
-
-@contextmanager
-def assume_cache(size: int) -> Iterator[None]:
-    """Have the last-level cache hold so many bytes meanwhile, and a core's own a 16th."""
-    global _assumed
-    before, _assumed = _assumed, size
-    try:
-        yield
-    finally:
-        _assumed = before
-
-
-def last_level_cache() -> int:
-    """Bytes of the last-level cache; 32 MB where the system does not say."""
-    return _assumed or _caches()[1]
-
-
-def core_cache() -> int:
-    """Bytes of a core's second-level cache; 1 MB where the system does not say."""
-    return _assumed // 16 if _assumed else _caches()[0]
-
-
-def near_caches(threads: int) -> int:
-    """Bytes of data that so many threads can count on to be fast when they come again."""
-    if core_cache() < FAR_CACHE_L2:
-        return last_level_cache()
-    return min(last_level_cache(), max(LEAST_NEAR, threads * core_cache()))
-
-
-@cache
-def _caches() -> tuple[int, int]:
-    """Bytes of the second level and of the last one."""
-    sizes = {}
-    for place in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
-        with suppress(OSError, ValueError):
-            level, text = ((place / name).read_text().strip() for name in ("level", "size"))
-            if text.endswith("K"):
-                sizes[int(level)] = max(sizes.get(int(level), 0), int(text[:-1]) << 10)
-    return sizes.get(2, 1 << 20), max(sizes.values(), default=32 << 20)
-
+from . import caches, threads
 
 @cache
 def fuses(machine: tuple[str, str, str]) -> bool:
@@ -119,7 +68,10 @@ def config_info() -> dict[str, object]:
         ``fused_multiply_add`` : whether that processor rounds ``a * b + c`` once, as most do.
         ``order``, ``digest`` : the version of the order of all sums, and what ``python -m fastbn
         verify`` gives for it on every processor with fused multiply-add.
-        ``last_level_cache`` : bytes.
+        ``core_cache``, ``last_level_cache`` : bytes.
+        ``outgrown`` : bytes of inputs and output from which a pass of so many threads stores past
+        the caches and takes ``slab`` bytes of inputs at a time; ``walks_from`` : "formula", or
+        "tune" where ``python -m fastbn tune`` has measured this machine.
         ``threads`` : of a large call; ``threads_from`` : what decided it; ``thread_limits`` : all
         bounds.
         ``threading_layer`` : Numba's; ``cache_directory`` : where compiled kernels are kept.
@@ -146,7 +98,7 @@ def config_info() -> dict[str, object]:
         "fused_multiply_add": _fuses_here(),
         "order": ORDER,
         "digest": DIGEST,
-        "last_level_cache": last_level_cache(),
+        **caches.described(threads.get_num_threads()),
         "threads": threads.get_num_threads(),
         "threads_from": threads.decided_by(),
         "thread_limits": dict(threads.limits()),

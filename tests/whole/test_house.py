@@ -16,8 +16,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # knows only itself and the rooms before it, and files on one line do not know each other.
 LADDER = [
     ["_version"],
-    ["_runtime", "_runtime.errors", "_runtime.forks"],
+    ["_runtime", "_runtime.errors", "_runtime.forks", "_runtime.pace"],
     ["_runtime.cache", "_runtime.threads"],
+    ["_runtime.caches"],
     ["_runtime.jit", "_runtime.info"],
     ["_kernels", "_kernels.abi"],
     ["_kernels.interpreted", "_kernels.schedule"],
@@ -32,7 +33,7 @@ LADDER = [
     ["functional"],
     ["layers", "cs231n"],
     ["__init__"],
-    ["_verify"],
+    ["_verify", "_tune"],
     ["_cli"],
     ["__main__"],
 ]
