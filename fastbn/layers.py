@@ -6,7 +6,7 @@ import numpy as np
 
 from ._arrays import validate
 from ._runtime import errors
-from .functional import Saved, backward, forward
+from .functional import PARAMETERS, Saved, backward, forward_any
 from .stats import move_running_stats
 
 
@@ -164,39 +164,40 @@ class BatchNorm:
         x = validate.array("x", x)
         self._check_rank(x)
         channels = self._check_channels(x)
+        if self.num_features is not None:
+            return self._forward(x, channels, update)
         before = dict(vars(self))
         try:
-            if self.num_features is None:
-                self._allocate(channels)
-            records = self.training and self.track_running_stats and update
-            if records:  # attributes may have been replaced by hand
-                validate.running_pair(self.running_mean, self.running_var, channels)
-            y, self.saved = self._forward(x)
-            if records:
-                self._record(self.saved)
+            self._allocate(channels)
+            return self._forward(x, channels, update)
         except Exception:
             vars(self).update(before)
             raise
+
+    def _forward(self, x: np.ndarray, channels: int, update: bool) -> np.ndarray:
+        """Normalise; the layer is changed when nothing can fail any more."""
+        mean, var = self.running_mean, self.running_var
+        own = self.training or not self.track_running_stats
+        records = self.training and self.track_running_stats and update
+        # Attributes may have been replaced by hand.
+        ordinary = records and validate.running_pair(mean, var, channels)
+        stats = None if own else (mean, var)
+        y, saved = forward_any(
+            x, self.weight, self.bias, self.eps, self.channel_axis, stats, None, 2, PARAMETERS
+        )
+        if records:
+            self._record(saved, ordinary)
+        self.saved = saved
         return y
 
-    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, Saved]:
-        own = self.training or not self.track_running_stats
-        return forward(
-            x,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-            channel_axis=self.channel_axis,
-            stats=None if own else (self.running_mean, self.running_var),
-        )
-
-    def _record(self, saved: Saved) -> None:
-        given, count = self.momentum, self.num_batches_tracked + 1
+    def _record(self, saved: Saved, ordinary: bool) -> None:
+        mean, var, given = self.running_mean, self.running_var, self.momentum
+        count = self.num_batches_tracked + 1
         momentum = 1.0 / count if given is None else errors.number("momentum", given)
-        taken = move_running_stats(
-            self.running_mean, self.running_var, saved.moments, momentum, 1, self.nonfinite
-        )
-        self.num_batches_tracked += taken
+        if move_running_stats(
+            mean, var, ordinary, saved.buffer, saved.count, momentum, 1.0, self.nonfinite
+        ):
+            self.num_batches_tracked = count
 
     def backward(self, dy) -> np.ndarray:
         """Gradient with respect to the last input; those of the parameters are accumulated.
