@@ -108,7 +108,7 @@ def _forward(x, gamma, beta, bn_param: dict, rank: int) -> tuple[np.ndarray, Sav
     if x.ndim != rank:
         wanted = "(N, D)" if rank == 2 else "(N, C, H, W)"
         raise ValueError(f"x should have shape {wanted}, got {x.shape}")
-    eps = errors.number("eps", bn_param.get("eps", 1e-5), 0.0)
+    eps = bn_param.get("eps", 1e-5)
     momentum = errors.number("momentum", bn_param.get("momentum", 0.9))
     mean: Any = bn_param.get("running_mean")
     var: Any = bn_param.get("running_var")

@@ -104,7 +104,8 @@ def batch_norm(
         _check_out(out, layout, x, x=x, **others, weight=weight, bias=bias)
     if not training:
         return _run_evaluation(flat, layout, w, b, eps, fixed, out)
-    validate.more_than_one_value(layout.n, layout.shape)
+    if layout.n == 1:
+        raise validate.single_value(layout.shape)
     buffer, count = np.empty((3, channels)), float(layout.n)
     y = _run_forward(flat, layout, w, b, eps, buffer, count, _REDUCE_AND_WRITE, out)
     if running_mean is not None or running_var is not None:
@@ -177,6 +178,7 @@ def evaluate_any(x, mean, var, weight, bias, eps, names) -> np.ndarray:
     flat, layout = _layout.see(x, 1)
     w = _parameter(names[0], weight, 1.0, layout)
     b = _parameter(names[1], bias, 0.0, layout)
+    eps = errors.number("eps", eps, 0.0)
     return _run_evaluation(flat, layout, w, b, eps, (mean, var), None)
 
 
@@ -301,8 +303,8 @@ def forward_any(
         mean, second, count = _given(stats, layout.channels)
         buffer, count = _buffer(mean, second), 1.0 if count is None else count
     else:
-        if minimum > 1:
-            validate.more_than_one_value(layout.n, layout.shape)
+        if layout.n == 1 < minimum:
+            raise validate.single_value(layout.shape)
         task = _REDUCE_AND_WRITE
         buffer, count = np.empty((3, layout.channels)), float(layout.n)
     y = _run_forward(flat, layout, w, b, eps, buffer, count, task, out)
@@ -351,7 +353,7 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     """
     if not isinstance(saved, Saved):
         raise TypeError(f"saved should come from forward, got {type(saved).__name__}")
-    if not isinstance(needs, tuple | list) or len(needs) != 3:
+    if not isinstance(needs, (tuple, list)) or len(needs) != 3:
         raise ValueError(f"needs should be three bools (dx, dweight, dbias), got {needs!r}")
     dy = validate.array("dy", dy)
     layout = saved.layout
@@ -400,6 +402,13 @@ def _parameter(name: str, value, default: float, layout: _layout.Layout) -> np.n
     """Weight or bias in the dtype of the arithmetic."""
     if value is None:
         return _constant(default, layout.channels, layout.compute)
+    if (  # the ordinary case
+        type(value) is np.ndarray
+        and value.dtype is layout.compute
+        and value.flags.carray
+        and value.shape == (layout.channels,)
+    ):
+        return value
     return validate.vector(name, value, layout.channels, layout.compute)
 
 

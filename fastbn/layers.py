@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays import validate
+from ._kernels import passes
 from ._runtime import errors
 from .functional import PARAMETERS, Saved, backward, forward_any
 from .stats import move_running_stats
@@ -164,40 +165,35 @@ class BatchNorm:
         x = validate.array("x", x)
         self._check_rank(x)
         channels = self._check_channels(x)
-        if self.num_features is not None:
-            return self._forward(x, channels, update)
-        before = dict(vars(self))
-        try:
-            self._allocate(channels)
-            return self._forward(x, channels, update)
-        except Exception:
-            vars(self).update(before)
-            raise
-
-    def _forward(self, x: np.ndarray, channels: int, update: bool) -> np.ndarray:
-        """Normalise; the layer is changed when nothing can fail any more."""
+        if self.num_features is None:
+            return self._first_call(x, channels, update)
         mean, var = self.running_mean, self.running_var
         own = self.training or not self.track_running_stats
         records = self.training and self.track_running_stats and update
-        # Attributes may have been replaced by hand.
+        # Attributes may have been replaced by hand. Nothing is changed until nothing can fail.
         ordinary = records and validate.running_pair(mean, var, channels)
         stats = None if own else (mean, var)
         y, saved = forward_any(
             x, self.weight, self.bias, self.eps, self.channel_axis, stats, None, 2, PARAMETERS
         )
         if records:
-            self._record(saved, ordinary)
+            given, tracked = self.momentum, self.num_batches_tracked + 1
+            momentum = 1.0 / tracked if given is None else errors.number("momentum", given)
+            batch, nonfinite = (saved.buffer, saved.count), self.nonfinite
+            if move_running_stats(mean, var, ordinary, *batch, momentum, 1.0, nonfinite):
+                self.num_batches_tracked = tracked
         self.saved = saved
         return y
 
-    def _record(self, saved: Saved, ordinary: bool) -> None:
-        mean, var, given = self.running_mean, self.running_var, self.momentum
-        count = self.num_batches_tracked + 1
-        momentum = 1.0 / count if given is None else errors.number("momentum", given)
-        if move_running_stats(
-            mean, var, ordinary, saved.buffer, saved.count, momentum, 1.0, self.nonfinite
-        ):
-            self.num_batches_tracked = count
+    def _first_call(self, x: np.ndarray, channels: int, update: bool) -> np.ndarray:
+        """Take the number of features from `x`, unless the call fails."""
+        before = dict(vars(self))
+        try:
+            self._allocate(channels)
+            return self(x, update=update)
+        except Exception:
+            vars(self).update(before)
+            raise
 
     def backward(self, dy) -> np.ndarray:
         """Gradient with respect to the last input; those of the parameters are accumulated.
@@ -219,14 +215,20 @@ class BatchNorm:
         TypeError, ValueError
             If `dy` does not fit; nothing is changed.
         """
-        if self.saved is None:
+        saved = self.saved
+        if saved is None:
             raise RuntimeError("backward was called before forward: call the layer first")
-        grads = backward(dy, self.saved, needs=(True, self.affine, self.affine))
+        layout, totals = saved.layout, (self.weight_grad, self.bias_grad)
+        dx, *grads = backward(dy, saved, needs=(True, self.affine, self.affine))
+        ordinary = self.affine and validate.ordinary_pair(*totals, layout.channels)
+        if ordinary and self.dtype is layout.compute:
+            passes.add(*totals, *grads)
+            return dx
         with np.errstate(all="ignore"):  # an overflow that raised would leave one of them behind
-            for total, grad in ((self.weight_grad, grads.dweight), (self.bias_grad, grads.dbias)):
+            for total, grad in zip(totals, grads, strict=True):
                 if total is not None and grad is not None:
                     total += grad.astype(self.dtype, copy=False)
-        return grads.dx
+        return dx
 
     def _state(self) -> dict[str, Any]:
         """The arrays of the layer by PyTorch's names."""

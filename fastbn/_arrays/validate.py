@@ -79,23 +79,15 @@ def axis(channel_axis, shape: tuple[int, ...]) -> int:
     return index % rank
 
 
-def more_than_one_value(n: int, shape: tuple[int, ...]) -> None:
+def single_value(shape: tuple[int, ...]) -> ValueError:
     """Batch statistics of a single value a channel say nothing."""
-    if n == 1:
-        raise ValueError(
-            f"Expected more than 1 value per channel when training, got input size {shape}"
-        )
+    return ValueError(
+        f"Expected more than 1 value per channel when training, got input size {shape}"
+    )
 
 
 def vector(name: str, value, channels: int, dtype=None) -> np.ndarray:
     """One real number of any precision a channel; a contiguous array of ``dtype``, if given."""
-    if (  # the ordinary case
-        type(value) is np.ndarray
-        and value.dtype is dtype
-        and value.flags.carray
-        and value.shape == (channels,)
-    ):
-        return value
     given = array(name, value)
     if given.ndim != 1:
         raise ValueError(f"{name} should be 1-D with {channels} elements, got shape {given.shape}")
@@ -116,11 +108,11 @@ def defined(running_mean, running_var) -> None:
 
 
 def ordinary_pair(mean, var, channels: int) -> bool:
-    """Whether kernels take two statistics as they are: such need no other check."""
+    """Whether kernels take two vectors as they are: such need no other check."""
     return (
         type(mean) is type(var) is np.ndarray
-        and mean.dtype is var.dtype
-        and mean.dtype in _ORDINARY
+        and (dtype := mean.dtype) is var.dtype
+        and dtype in _ORDINARY
         and mean.flags.carray
         and var.flags.carray
         and mean.shape == var.shape == (channels,)
@@ -174,6 +166,8 @@ def gradient(name: str, dy: np.ndarray, shape: tuple[int, ...]) -> None:
     """A gradient has the output's shape and is a floating-point array."""
     if dy.shape != shape:
         raise ValueError(f"{name} should have shape {shape}, got {dy.shape}")
+    if dy.dtype in _ORDINARY:
+        return
     dtypes(name, dy.dtype)
     if dy.dtype.kind in "iub":
         raise TypeError(f"{name} should be a floating-point array, got dtype {dy.dtype}")

@@ -245,3 +245,12 @@ def move(running_mean, running_var, stats, divisor, momentum):
     for j in range(np.uintp(running_var.size)):
         old = np.float64(running_var[j])
         running_var[j] = old * (1.0 - momentum) + momentum * (stats[1, j] / divisor)
+
+
+@kernel
+def add(weight_grad, bias_grad, dweight, dbias):
+    """Add gradients to those of before, which is no place to fail: an overflow says nothing."""
+    for j in range(np.uintp(weight_grad.size)):
+        weight_grad[j] += dweight[j]
+    for j in range(np.uintp(bias_grad.size)):
+        bias_grad[j] += dbias[j]
