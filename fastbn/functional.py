@@ -103,7 +103,7 @@ def batch_norm(
         others = {"running_mean": running_mean, "running_var": running_var}
         _check_out(out, layout, x, x=x, **others, weight=weight, bias=bias)
     if not training:
-        return _run_evaluation(flat, layout, w, b, eps, fixed, out)
+        return _run_evaluation(flat, layout, w, b, eps, *fixed, out)
     if layout.n == 1:
         raise validate.single_value(layout.shape)
     buffer, count = np.empty((3, channels)), float(layout.n)
@@ -168,7 +168,7 @@ def normalize(
     if out is not None:
         _check_out(out, layout, x, x=x, weight=weight, bias=bias)
     if count is None:
-        return _run_evaluation(flat, layout, w, b, eps, (mean, second), out)
+        return _run_evaluation(flat, layout, w, b, eps, mean, second, out)
     buffer = _buffer(mean, second)
     return _run_forward(flat, layout, w, b, eps, buffer, count, passes.WRITE, out)
 
@@ -179,7 +179,7 @@ def evaluate_any(x, mean, var, weight, bias, eps, names) -> np.ndarray:
     w = _parameter(names[0], weight, 1.0, layout)
     b = _parameter(names[1], bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
-    return _run_evaluation(flat, layout, w, b, eps, (mean, var), None)
+    return _run_evaluation(flat, layout, w, b, eps, mean, var, None)
 
 
 class Saved:
@@ -446,11 +446,11 @@ def _check_out(out, layout: _layout.Layout, alias, **others) -> None:
     validate.overlap(out, alias, **others)
 
 
-def _run_evaluation(flat, layout, weight, bias, eps, fixed, out) -> np.ndarray:
+def _run_evaluation(flat, layout, weight, bias, eps, mean, var, out) -> np.ndarray:
     """Normalise with a `fixed_pair`."""
     values, result = _layout.target(layout, out, flat)
     if layout.plan is not None:
-        passes.evaluate(layout.plan, flat, values, weight, bias, *fixed, eps)
+        passes.evaluate(layout.plan, flat, values, weight, bias, mean, var, eps)
     return _layout.finish(layout, result, out)
 
 

@@ -179,8 +179,9 @@ class BatchNorm:
         if records:
             given, tracked = self.momentum, self.num_batches_tracked + 1
             momentum = 1.0 / tracked if given is None else errors.number("momentum", given)
-            batch, nonfinite = (saved.buffer, saved.count), self.nonfinite
-            if move_running_stats(mean, var, ordinary, *batch, momentum, 1.0, nonfinite):
+            if move_running_stats(
+                mean, var, ordinary, saved.buffer, saved.count, momentum, 1.0, self.nonfinite
+            ):
                 self.num_batches_tracked = tracked
         self.saved = saved
         return y
