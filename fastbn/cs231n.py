@@ -108,6 +108,9 @@ def _forward(x, gamma, beta, bn_param: dict, rank: int) -> tuple[np.ndarray, Sav
     if x.ndim != rank:
         wanted = "(N, D)" if rank == 2 else "(N, C, H, W)"
         raise ValueError(f"x should have shape {wanted}, got {x.shape}")
+    if gamma is None or beta is None:  # which the functional calls take for 1 and 0
+        for name, value in zip(_PARAMETERS, (gamma, beta), strict=True):
+            validate.vector(name, value, x.shape[1])
     eps = bn_param.get("eps", 1e-5)
     momentum = errors.number("momentum", bn_param.get("momentum", 0.9))
     mean: Any = bn_param.get("running_mean")
