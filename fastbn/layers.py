@@ -136,7 +136,7 @@ class BatchNorm:
 
     def _check_channels(self, x: np.ndarray) -> int:
         channels = x.shape[validate.axis(self.channel_axis, x.shape)]
-        if self.num_features not in (None, channels):
+        if channels != self.num_features and self.num_features is not None:
             name = "running_mean" if self.track_running_stats else "weight"
             raise ValueError(f"{name} should contain {channels} elements not {self.num_features}")
         return channels

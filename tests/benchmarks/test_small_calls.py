@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import small_calls
 
-LIMIT = 2.0  # of `small_calls.LIMIT`, which takes a quiet machine
+LIMIT = 2.0  # 1.4 is wanted, which takes a quiet machine to see
 ATTEMPTS = 3
 
 
