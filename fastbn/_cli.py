@@ -50,6 +50,8 @@ def _backward(x: np.ndarray, axis: int) -> None:
     for stats in (None, fastbn.batch_stats(x, channel_axis=axis)):
         y, saved = fastbn.forward(x, channel_axis=axis, stats=stats)
         fastbn.backward(y, saved)
+    layer = fastbn.BatchNorm(x.shape[axis], channel_axis=axis, dtype=saved.layout.compute)
+    layer.backward(layer(x))
 
 
 PASSES = {"forward": _forward, "backward": _backward}

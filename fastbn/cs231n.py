@@ -4,12 +4,16 @@ Momentum here is the weight of the **old** value, the running variance takes the
 variance, and the backward pass uses the same eps as the forward pass.
 """
 
+from typing import Any
+
 import numpy as np
 
 from ._arrays import validate
 from ._runtime import errors
-from .functional import Saved, backward, forward_any, normalize
+from .functional import RUNNING, Saved, backward, evaluate_any, fixed_pair, forward_any
 from .stats import move_running_stats
+
+_PARAMETERS = "gamma", "beta"
 
 
 def batchnorm_forward(x, gamma, beta, bn_param: dict) -> tuple[np.ndarray, Saved | None]:
@@ -104,28 +108,36 @@ def _forward(x, gamma, beta, bn_param: dict, rank: int) -> tuple[np.ndarray, Sav
     if x.ndim != rank:
         wanted = "(N, D)" if rank == 2 else "(N, C, H, W)"
         raise ValueError(f"x should have shape {wanted}, got {x.shape}")
-    eps = errors.number("eps", bn_param.get("eps", 1e-5), 0.0)
+    if gamma is None or beta is None:  # which the functional calls take for 1 and 0
+        for name, value in zip(_PARAMETERS, (gamma, beta), strict=True):
+            validate.vector(name, value, x.shape[1])
+    eps = bn_param.get("eps", 1e-5)
     momentum = errors.number("momentum", bn_param.get("momentum", 0.9))
-    dtype, channels = validate.dtypes("x", x.dtype)[1], x.shape[1]
-    for name, value in (("gamma", gamma), ("beta", beta)):
-        validate.vector(name, value, channels)
-    running = {}
-    for name in ("running_mean", "running_var"):
-        value = bn_param.get(name)
-        running[name] = (
-            np.zeros(channels, dtype) if value is None else validate.vector(name, value, channels)
-        )
+    mean: Any = bn_param.get("running_mean")
+    var: Any = bn_param.get("running_var")
+    ordinary = validate.ordinary_pair(mean, var, x.shape[1])
+    if not ordinary:
+        mean, var = (_running(name, bn_param.get(name), x) for name in RUNNING)
+        ordinary = validate.ordinary_pair(mean, var, x.shape[1])
     if mode == "test":
-        fixed = (running["running_mean"], running["running_var"])
-        return normalize(x, fixed, gamma, beta, eps=eps), None
-    out, cache = forward_any(x, gamma, beta, eps, 1, None, None, minimum=1)
-    for name, old in running.items():
-        kept = np.dtype(np.float64) if old.dtype.kind in "iub" else old.dtype
-        running[name] = old.astype(kept.newbyteorder("="))
-    mean, var = running.values()
-    move_running_stats(mean, var, cache.moments, 1.0 - momentum, 0, "propagate")
-    bn_param.update(running)
+        if not ordinary:
+            mean, var = fixed_pair(RUNNING, mean, var, x.shape[1])
+        return evaluate_any(x, mean, var, gamma, beta, eps, _PARAMETERS), None
+    out, cache = forward_any(x, gamma, beta, eps, 1, None, None, 1, _PARAMETERS)
+    mean, var = mean.copy(), var.copy()
+    move_running_stats(mean, var, ordinary, cache.buffer, cache.count, 1.0 - momentum, 0.0)
+    bn_param["running_mean"], bn_param["running_var"] = mean, var
     return out, cache
+
+
+def _running(name: str, value, x: np.ndarray) -> np.ndarray:
+    """A running average as it is kept: of zeros at first, floating point, in native order."""
+    channels = x.shape[1]
+    if value is None:
+        return np.zeros(channels, validate.dtypes("x", x.dtype)[1])
+    value = validate.vector(name, value, channels)
+    kept = np.dtype(np.float64) if value.dtype.kind in "iub" else value.dtype
+    return np.array(value, kept.newbyteorder("="), order="C")
 
 
 def batchnorm_backward(dout, cache: Saved) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -9,7 +9,11 @@ from ._arrays import layout as _layout
 from ._arrays import validate
 from ._kernels import passes
 from ._runtime import errors
-from .stats import Moments, Stats, kernels_take, moments_of, move_running_stats, of_buffer
+from .stats import Stats, move_running_stats, of_buffer
+
+RUNNING = "running_mean", "running_var"
+PARAMETERS = "weight", "bias"  # the names that messages give them
+_REDUCE_AND_WRITE = passes.REDUCE | passes.WRITE
 
 
 def batch_norm(
@@ -80,17 +84,17 @@ def batch_norm(
     """
     x = validate.array("x", x)
     flat, layout = _layout.see(x, channel_axis)
-    channels = layout.channels
-    if training:
-        if running_mean is not None and running_var is not None:
-            validate.running_pair(running_mean, running_var, channels)
-        elif running_mean is not None:
-            validate.running("running_mean", running_mean, channels)
-        elif running_var is not None:
-            validate.running("running_var", running_var, channels)
-    else:
-        validate.defined("running_mean", running_mean, channels)
-        validate.defined("running_var", running_var, channels)
+    channels, ordinary = layout.channels, False
+    if not training:
+        if running_mean is None or running_var is None:
+            validate.defined(running_mean, running_var)
+        fixed = fixed_pair(RUNNING, running_mean, running_var, channels)
+    elif running_mean is not None and running_var is not None:
+        ordinary = validate.running_pair(running_mean, running_var, channels)
+    elif running_mean is not None:
+        validate.running("running_mean", running_mean, channels)
+    elif running_var is not None:
+        validate.running("running_var", running_var, channels)
     w = _parameter("weight", weight, 1.0, layout)
     b = _parameter("bias", bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
@@ -99,15 +103,13 @@ def batch_norm(
         others = {"running_mean": running_mean, "running_var": running_var}
         _check_out(out, layout, x, x=x, **others, weight=weight, bias=bias)
     if not training:
-        given = running_mean, running_var
-        return _run_evaluation(flat, layout, w, b, eps, *given, out)
-    validate.more_than_one_value(layout.n, layout.shape)
-    buffer = np.empty(3 * channels)
-    task, count = passes.REDUCE | passes.WRITE, float(layout.n)
-    y = _run_forward(flat, layout, w, b, eps, buffer, count, task, out)
+        return _run_evaluation(flat, layout, w, b, eps, *fixed, out)
+    if layout.n == 1:
+        raise validate.single_value(layout.shape)
+    buffer, count = np.empty((3, channels)), float(layout.n)
+    y = _run_forward(flat, layout, w, b, eps, buffer, count, _REDUCE_AND_WRITE, out)
     if running_mean is not None or running_var is not None:
-        moments = moments_of(buffer, count)
-        move_running_stats(running_mean, running_var, moments, momentum, 1, "propagate")
+        move_running_stats(running_mean, running_var, ordinary, buffer, count, momentum)
     return y
 
 
@@ -162,10 +164,22 @@ def normalize(
     w = _parameter("weight", weight, 1.0, layout)
     b = _parameter("bias", bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
-    buffer, count = _given(stats, layout.channels)
+    mean, second, count = _given(stats, layout.channels)
     if out is not None:
         _check_out(out, layout, x, x=x, weight=weight, bias=bias)
+    if count is None:
+        return _run_evaluation(flat, layout, w, b, eps, mean, second, out)
+    buffer = _buffer(mean, second)
     return _run_forward(flat, layout, w, b, eps, buffer, count, passes.WRITE, out)
+
+
+def evaluate_any(x, mean, var, weight, bias, eps, names) -> np.ndarray:
+    """`normalize` with a `fixed_pair`, and the names of weight and bias."""
+    flat, layout = _layout.see(x, 1)
+    w = _parameter(names[0], weight, 1.0, layout)
+    b = _parameter(names[1], bias, 0.0, layout)
+    eps = errors.number("eps", eps, 0.0)
+    return _run_evaluation(flat, layout, w, b, eps, mean, var, None)
 
 
 class Saved:
@@ -185,11 +199,15 @@ class Saved:
         Whether they were given, and so are constants to the backward pass.
     """
 
-    __slots__ = ("_buffer", "_count", "_weight", "fixed", "layout", "x")
+    __slots__ = ("_weight", "buffer", "count", "fixed", "layout", "x")
 
     def __init__(self, x, layout, weight, buffer, count, fixed):
-        self.x, self.layout, self._weight = x, layout, weight
-        self._buffer, self._count, self.fixed = buffer, count, fixed
+        self.x = x
+        self.layout = layout
+        self._weight = weight
+        self.buffer = buffer  # mean, m2 and invstd, which nobody should write to
+        self.count = count
+        self.fixed = fixed
 
     @property
     def weight(self) -> np.ndarray:
@@ -198,13 +216,8 @@ class Saved:
         return view
 
     @property
-    def moments(self) -> Moments:
-        """Count, mean and m2 of `stats`, as views that nobody should write to."""
-        return moments_of(self._buffer, self._count)
-
-    @property
     def stats(self) -> Stats:
-        return of_buffer(self._buffer, self._count)
+        return of_buffer(self.buffer, self.count)
 
 
 class Grads(NamedTuple):
@@ -268,28 +281,32 @@ def forward(
     >>> saved.stats.mean, saved.stats.var()
     (array([ 2., 20.]), array([  1., 100.]))
     """
-    return forward_any(x, weight, bias, eps, channel_axis, stats, out, minimum=2)
+    return forward_any(x, weight, bias, eps, channel_axis, stats, out, 2, PARAMETERS)
 
 
 def forward_any(
-    x, weight, bias, eps, channel_axis, stats, out, minimum
+    x, weight, bias, eps, channel_axis, stats, out, minimum, names
 ) -> tuple[np.ndarray, Saved]:
-    """`forward`, with the least number of values per channel that batch statistics may have."""
+    """`forward`, with the names of weight and bias.
+
+    ``minimum``: of values per channel that batch statistics may have, at least.
+    """
     x = validate.array("x", x)
     flat, layout = _layout.see(x, channel_axis)
-    w = _parameter("weight", weight, 1.0, layout)
-    b = _parameter("bias", bias, 0.0, layout)
+    w = _parameter(names[0], weight, 1.0, layout)
+    b = _parameter(names[1], bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
     if out is not None:
         _check_out(out, layout, None, x=x, weight=weight, bias=bias)
     if stats is not None:
         task = passes.WRITE
-        buffer, count = _given(stats, layout.channels)
+        mean, second, count = _given(stats, layout.channels)
+        buffer, count = _buffer(mean, second), 1.0 if count is None else count
     else:
-        if minimum > 1:
-            validate.more_than_one_value(layout.n, layout.shape)
-        task = passes.REDUCE | passes.WRITE
-        buffer, count = np.empty(3 * layout.channels), float(layout.n)
+        if layout.n == 1 < minimum:
+            raise validate.single_value(layout.shape)
+        task = _REDUCE_AND_WRITE
+        buffer, count = np.empty((3, layout.channels)), float(layout.n)
     y = _run_forward(flat, layout, w, b, eps, buffer, count, task, out)
     return y, Saved(x, layout, w, buffer, count, stats is not None)
 
@@ -336,7 +353,7 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     """
     if not isinstance(saved, Saved):
         raise TypeError(f"saved should come from forward, got {type(saved).__name__}")
-    if not isinstance(needs, tuple | list) or len(needs) != 3:
+    if not isinstance(needs, (tuple, list)) or len(needs) != 3:
         raise ValueError(f"needs should be three bools (dx, dweight, dbias), got {needs!r}")
     dy = validate.array("dy", dy)
     layout = saved.layout
@@ -365,7 +382,7 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
         flat,
         x if values is None else values,
         saved._weight,
-        saved._buffer,
+        saved.buffer,
         dweight,
         dbias,
     )
@@ -385,23 +402,42 @@ def _parameter(name: str, value, default: float, layout: _layout.Layout) -> np.n
     """Weight or bias in the dtype of the arithmetic."""
     if value is None:
         return _constant(default, layout.channels, layout.compute)
+    if (  # the ordinary case
+        type(value) is np.ndarray
+        and value.dtype is layout.compute
+        and value.flags.carray
+        and value.shape == (layout.channels,)
+    ):
+        return value
     return validate.vector(name, value, layout.channels, layout.compute)
 
 
-def _given(stats, channels: int) -> tuple[np.ndarray, float]:
-    """Statistics from outside as a buffer (mean, m2, room for invstd) and their count."""
+def _given(stats, channels: int) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """Statistics from outside: mean, m2 and count, or mean, variance and None."""
     if isinstance(stats, Stats):
         if stats.mean.size != channels:
             raise ValueError(f"stats should have {channels} channels, got {stats.mean.size}")
-        mean, m2, count = stats.mean, stats.m2, stats.count
-    elif isinstance(stats, tuple) and len(stats) == 2:
-        mean = validate.vector("stats mean", stats[0], channels)
-        m2, count = validate.vector("stats var", stats[1], channels), 1.0
-    else:
-        raise TypeError(f"stats should be a Stats or (mean, var), got {type(stats).__name__}")
-    buffer = np.empty(3 * channels)
-    buffer[:channels], buffer[channels : 2 * channels] = mean, m2
-    return buffer, count
+        return stats.mean, stats.m2, stats.count
+    if isinstance(stats, tuple) and len(stats) == 2:
+        return *fixed_pair(("stats mean", "stats var"), *stats, channels), None
+    raise TypeError(f"stats should be a Stats or (mean, var), got {type(stats).__name__}")
+
+
+def fixed_pair(names, mean, var, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """A mean and a variance to normalise with, as kernels take them."""
+    if validate.ordinary_pair(mean, var, channels):
+        return mean, var
+    for name, value in zip(names, (mean, var), strict=True):
+        validate.vector(name, value, channels)
+    return np.array(mean, np.float64), np.array(var, np.float64)
+
+
+def _buffer(mean, m2) -> np.ndarray:
+    """Statistics from outside as a pass takes them, with room for invstd."""
+    buffer = np.empty((3, mean.size))
+    buffer[0] = mean
+    buffer[1] = m2
+    return buffer
 
 
 def _check_out(out, layout: _layout.Layout, alias, **others) -> None:
@@ -411,11 +447,9 @@ def _check_out(out, layout: _layout.Layout, alias, **others) -> None:
 
 
 def _run_evaluation(flat, layout, weight, bias, eps, mean, var, out) -> np.ndarray:
-    """Normalise with statistics that are checked."""
+    """Normalise with a `fixed_pair`."""
     values, result = _layout.target(layout, out, flat)
     if layout.plan is not None:
-        if not kernels_take(mean, var):
-            mean, var = np.array(mean, np.float64), np.array(var, np.float64)
         passes.evaluate(layout.plan, flat, values, weight, bias, mean, var, eps)
     return _layout.finish(layout, result, out)
 

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from ._arrays import validate
+from ._kernels import passes
 from ._runtime import errors
-from .functional import Saved, backward, forward
+from .functional import PARAMETERS, Saved, backward, forward_any
 from .stats import move_running_stats
 
 
@@ -135,7 +136,7 @@ class BatchNorm:
 
     def _check_channels(self, x: np.ndarray) -> int:
         channels = x.shape[validate.axis(self.channel_axis, x.shape)]
-        if self.num_features not in (None, channels):
+        if channels != self.num_features and self.num_features is not None:
             name = "running_mean" if self.track_running_stats else "weight"
             raise ValueError(f"{name} should contain {channels} elements not {self.num_features}")
         return channels
@@ -164,39 +165,36 @@ class BatchNorm:
         x = validate.array("x", x)
         self._check_rank(x)
         channels = self._check_channels(x)
+        if self.num_features is None:
+            return self._first_call(x, channels, update)
+        mean, var = self.running_mean, self.running_var
+        own = self.training or not self.track_running_stats
+        records = self.training and self.track_running_stats and update
+        # Attributes may have been replaced by hand. Nothing is changed until nothing can fail.
+        ordinary = records and validate.running_pair(mean, var, channels)
+        stats = None if own else (mean, var)
+        y, saved = forward_any(
+            x, self.weight, self.bias, self.eps, self.channel_axis, stats, None, 2, PARAMETERS
+        )
+        if records:
+            given, tracked = self.momentum, self.num_batches_tracked + 1
+            momentum = 1.0 / tracked if given is None else errors.number("momentum", given)
+            if move_running_stats(
+                mean, var, ordinary, saved.buffer, saved.count, momentum, 1.0, self.nonfinite
+            ):
+                self.num_batches_tracked = tracked
+        self.saved = saved
+        return y
+
+    def _first_call(self, x: np.ndarray, channels: int, update: bool) -> np.ndarray:
+        """Take the number of features from `x`, unless the call fails."""
         before = dict(vars(self))
         try:
-            if self.num_features is None:
-                self._allocate(channels)
-            records = self.training and self.track_running_stats and update
-            if records:  # attributes may have been replaced by hand
-                validate.running_pair(self.running_mean, self.running_var, channels)
-            y, self.saved = self._forward(x)
-            if records:
-                self._record(self.saved)
+            self._allocate(channels)
+            return self(x, update=update)
         except Exception:
             vars(self).update(before)
             raise
-        return y
-
-    def _forward(self, x: np.ndarray) -> tuple[np.ndarray, Saved]:
-        own = self.training or not self.track_running_stats
-        return forward(
-            x,
-            self.weight,
-            self.bias,
-            eps=self.eps,
-            channel_axis=self.channel_axis,
-            stats=None if own else (self.running_mean, self.running_var),
-        )
-
-    def _record(self, saved: Saved) -> None:
-        given, count = self.momentum, self.num_batches_tracked + 1
-        momentum = 1.0 / count if given is None else errors.number("momentum", given)
-        taken = move_running_stats(
-            self.running_mean, self.running_var, saved.moments, momentum, 1, self.nonfinite
-        )
-        self.num_batches_tracked += taken
 
     def backward(self, dy) -> np.ndarray:
         """Gradient with respect to the last input; those of the parameters are accumulated.
@@ -218,14 +216,20 @@ class BatchNorm:
         TypeError, ValueError
             If `dy` does not fit; nothing is changed.
         """
-        if self.saved is None:
+        saved = self.saved
+        if saved is None:
             raise RuntimeError("backward was called before forward: call the layer first")
-        grads = backward(dy, self.saved, needs=(True, self.affine, self.affine))
+        layout, totals = saved.layout, (self.weight_grad, self.bias_grad)
+        dx, *grads = backward(dy, saved, needs=(True, self.affine, self.affine))
+        ordinary = self.affine and validate.ordinary_pair(*totals, layout.channels)
+        if ordinary and self.dtype is layout.compute:
+            passes.add(*totals, *grads)
+            return dx
         with np.errstate(all="ignore"):  # an overflow that raised would leave one of them behind
-            for total, grad in ((self.weight_grad, grads.dweight), (self.bias_grad, grads.dbias)):
+            for total, grad in zip(totals, grads, strict=True):
                 if total is not None and grad is not None:
                     total += grad.astype(self.dtype, copy=False)
-        return grads.dx
+        return dx
 
     def _state(self) -> dict[str, Any]:
         """The arrays of the layer by PyTorch's names."""

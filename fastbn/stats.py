@@ -14,8 +14,7 @@ from ._arrays import validate
 from ._kernels import passes
 from ._runtime import errors
 
-Moments = tuple[float, np.ndarray, np.ndarray]  # count, mean, m2: `Stats` without its guarantees
-KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_set = object.__setattr__  # of what is frozen
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,12 +55,14 @@ class Stats:
         mean = validate.array("mean", self.mean)
         mean = validate.vector("mean", mean, mean.size)
         m2 = validate.vector("m2", self.m2, mean.size)
-        self._set(count, np.array(mean, np.float64), np.array(m2, np.float64))
+        self._keep(count, np.array(mean, np.float64), np.array(m2, np.float64))
 
-    def _set(self, count: float, mean: np.ndarray, m2: np.ndarray) -> "Stats":
-        mean.flags.writeable = m2.flags.writeable = False
-        for name, value in (("count", count), ("mean", mean), ("m2", m2)):
-            object.__setattr__(self, name, value)
+    def _keep(self, count: float, mean: np.ndarray, m2: np.ndarray) -> "Stats":
+        mean.setflags(write=False)
+        m2.setflags(write=False)
+        _set(self, "count", count)
+        _set(self, "mean", mean)
+        _set(self, "m2", m2)
         return self
 
     def __reduce__(self):
@@ -90,7 +91,7 @@ class Stats:
 
 def _new(count: float, mean: np.ndarray, m2: np.ndarray) -> Stats:
     """`Stats` of arrays that are ours: nothing is checked or copied."""
-    return object.__new__(Stats)._set(count, mean, m2)
+    return object.__new__(Stats)._keep(count, mean, m2)
 
 
 def batch_stats(x, *, channel_axis: int = 1) -> Stats:
@@ -136,31 +137,14 @@ def batch_stats(x, *, channel_axis: int = 1) -> Stats:
     flat, layout = _layout.see(validate.array("x", x), channel_axis)
     if layout.plan is None:
         return Stats.empty(layout.channels)
-    buffer = np.empty(3 * layout.channels)
-    unused = np.empty(0, layout.compute)
-    passes.forward(
-        layout.plan,
-        passes.REDUCE,
-        flat,
-        unused,
-        unused,
-        unused,
-        buffer,
-        1.0,
-        0.0,
-    )
+    buffer, unused = np.empty((3, layout.channels)), flat
+    passes.forward(layout.plan, passes.REDUCE, flat, unused, unused, unused, buffer, 1.0, 0.0)
     return of_buffer(buffer, float(layout.n))
-
-
-def moments_of(buffer: np.ndarray, count: float) -> Moments:
-    """Count, mean and m2, as views of what a forward pass left in its buffer."""
-    c = buffer.size // 3
-    return count, buffer[:c], buffer[c : 2 * c]
 
 
 def of_buffer(buffer: np.ndarray, count: float) -> Stats:
     """The statistics that a forward pass left in its buffer (mean, m2, invstd)."""
-    return _new(*moments_of(buffer, count))
+    return _new(count, buffer[0], buffer[1])
 
 
 def merge_stats(stats: Iterable[Stats]) -> Stats:
@@ -270,25 +254,29 @@ def update_running_stats(
     momentum = errors.number("momentum", momentum)
     less = errors.number("ddof", ddof, 0.0)
     errors.choice("nonfinite", nonfinite, ("propagate", "skip", "raise"))
-    moments = stats.count, stats.mean, stats.m2
-    move_running_stats(running_mean, running_var, moments, momentum, less, nonfinite)
+    batch = stats.mean, stats.m2
+    _move(running_mean, running_var, batch, stats.count, momentum, less, nonfinite)
 
 
 def move_running_stats(
-    running_mean, running_var, moments: Moments, momentum: float, ddof: float, nonfinite: str
+    running_mean, running_var, ordinary, buffer, count, momentum, ddof=1.0, nonfinite="propagate"
 ) -> bool:
-    """`stats.update_running_stats` for arguments that are checked; either array may be None.
+    """`update_running_stats` by a forward pass's buffer and count, for arguments that are checked.
 
-    Returns whether the statistics were taken.
+    ``ordinary``: the two are an `validate.ordinary_pair`; else either may be None. Returns whether
+    the statistics were taken.
     """
-    count, mean, m2 = moments
+    if ordinary and nonfinite == "propagate" and count > ddof:
+        passes.move(running_mean, running_var, buffer, count - ddof, momentum)
+        return True
+    return _move(running_mean, running_var, buffer, count, momentum, ddof, nonfinite)
+
+
+def _move(running_mean, running_var, batch, count, momentum, ddof, nonfinite) -> bool:
+    """The same for running arrays of any kind and a batch's mean and m2, in front."""
     if count == 0:
         return False
-    ordinary = kernels_take(running_mean, running_var) and mean.flags.writeable
-    if nonfinite == "propagate" and ordinary:
-        divisor = count - ddof if count > ddof else count
-        passes.move(running_mean, running_var, mean, m2, float(divisor), float(momentum))
-        return True
+    mean, m2 = batch[0], batch[1]
     with np.errstate(all="ignore"):
         var = m2 / (count - ddof if count > ddof else count)
         if nonfinite != "propagate":
@@ -305,14 +293,3 @@ def move_running_stats(
                 moved += momentum * new
                 running[...] = moved  # nothing that can fail comes between the two
     return True
-
-
-def kernels_take(mean, var) -> bool:
-    """Whether kernels take two statistics as they are: what NumPy does takes longer than a call."""
-    return (
-        type(mean) is type(var) is np.ndarray
-        and mean.dtype is var.dtype
-        and mean.dtype in KERNEL_DTYPES
-        and mean.flags.carray
-        and var.flags.carray
-    )

@@ -11,6 +11,7 @@ from .._runtime.errors import integer
 # How a data type is computed: (dtype of the arithmetic, dtype of the output).
 _SINGLE = (np.dtype(np.float32), np.dtype(np.float32))
 _DOUBLE = (np.dtype(np.float64), np.dtype(np.float64))
+_ORDINARY = (_SINGLE[0], _DOUBLE[0])
 
 
 def dtypes(name: str, dtype: np.dtype) -> tuple[np.dtype, np.dtype]:
@@ -67,7 +68,7 @@ def parameter_dtype(name: str, value) -> np.dtype:
 
 def axis(channel_axis, shape: tuple[int, ...]) -> int:
     """The channel axis, counted from the front."""
-    index = integer("channel_axis", channel_axis)
+    index = channel_axis if type(channel_axis) is int else integer("channel_axis", channel_axis)
     rank = len(shape)
     if rank < 2:
         raise ValueError(f"x should have at least 2 dimensions, got {rank} (shape {shape})")
@@ -78,20 +79,15 @@ def axis(channel_axis, shape: tuple[int, ...]) -> int:
     return index % rank
 
 
-def more_than_one_value(n: int, shape: tuple[int, ...]) -> None:
+def single_value(shape: tuple[int, ...]) -> ValueError:
     """Batch statistics of a single value a channel say nothing."""
-    if n == 1:
-        raise ValueError(
-            f"Expected more than 1 value per channel when training, got input size {shape}"
-        )
+    return ValueError(
+        f"Expected more than 1 value per channel when training, got input size {shape}"
+    )
 
 
 def vector(name: str, value, channels: int, dtype=None) -> np.ndarray:
     """One real number of any precision a channel; a contiguous array of ``dtype``, if given."""
-    if type(value) is np.ndarray and value.shape == (channels,):  # the ordinary cases
-        kind = value.dtype
-        if (kind is dtype and value.flags.carray) or (dtype is None and kind.kind == "f"):
-            return value
     given = array(name, value)
     if given.ndim != 1:
         raise ValueError(f"{name} should be 1-D with {channels} elements, got shape {given.shape}")
@@ -104,11 +100,23 @@ def vector(name: str, value, channels: int, dtype=None) -> np.ndarray:
     return np.array(given, dtype, order="C")
 
 
-def defined(name: str, value, channels: int) -> None:
-    """A statistic that evaluation needs."""
-    if value is None:
-        raise ValueError(f"{name} must be defined in evaluation mode")
-    vector(name, value, channels)
+def defined(running_mean, running_var) -> None:
+    """Statistics that evaluation needs."""
+    for name, value in (("running_mean", running_mean), ("running_var", running_var)):
+        if value is None:
+            raise ValueError(f"{name} must be defined in evaluation mode")
+
+
+def ordinary_pair(mean, var, channels: int) -> bool:
+    """Whether kernels take two vectors as they are: such need no other check."""
+    return (
+        type(mean) is type(var) is np.ndarray
+        and (dtype := mean.dtype) is var.dtype
+        and dtype in _ORDINARY
+        and mean.flags.carray
+        and var.flags.carray
+        and mean.shape == var.shape == (channels,)
+    )
 
 
 def running(name: str, value, channels: int) -> None:
@@ -123,12 +131,19 @@ def running(name: str, value, channels: int) -> None:
         raise ValueError(f"{name} should be writable, got a read-only array")
 
 
-def running_pair(mean, var, channels: int) -> None:
-    """Two running statistics that one call updates: neither may be written through the other."""
-    running("running_mean", mean, channels)
-    running("running_var", var, channels)
-    if np.may_share_memory(mean, var) and np.shares_memory(mean, var):
+def running_pair(mean, var, channels: int) -> bool:
+    """Two running statistics that one call updates: neither may be written through the other.
+
+    Returns whether they are an `ordinary_pair`.
+    """
+    ordinary = ordinary_pair(mean, var, channels)
+    if not ordinary:
+        running("running_mean", mean, channels)
+        running("running_var", var, channels)
+    apart = mean.flags.owndata and var.flags.owndata and mean is not var
+    if not apart and np.may_share_memory(mean, var) and np.shares_memory(mean, var):
         raise ValueError("running_var should not overlap running_mean")
+    return ordinary
 
 
 def output(name: str, out, shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -151,6 +166,8 @@ def gradient(name: str, dy: np.ndarray, shape: tuple[int, ...]) -> None:
     """A gradient has the output's shape and is a floating-point array."""
     if dy.shape != shape:
         raise ValueError(f"{name} should have shape {shape}, got {dy.shape}")
+    if dy.dtype in _ORDINARY:
+        return
     dtypes(name, dy.dtype)
     if dy.dtype.kind in "iub":
         raise TypeError(f"{name} should be a floating-point array, got dtype {dy.dtype}")

@@ -200,7 +200,8 @@ def _todo(plan: Plan, task: int, threads: int) -> Todo:
 def _pass(start: Callable, plan: Plan, task: int, arguments: tuple) -> None:
     threads = _threads.get_num_threads() if plan.large else 1
     workspace = plan.pool.take(threads)
-    todo, context = _todo(plan, task, threads), workspace.context
+    todo = plan.steps.get((task, threads)) or _todo(plan, task, threads)
+    context = workspace.context
     start(threads, context, todo.address, *arguments)
     if threads > 1 and not _threads.run(_team, threads, todo.kind, np.uintp(context)):
         begin = perf_counter()
@@ -212,8 +213,8 @@ def _pass(start: Callable, plan: Plan, task: int, arguments: tuple) -> None:
 def forward(plan: Plan, task: int, *arguments) -> None:
     """REDUCE: mean and m2 of x into `stats`. WRITE: invstd too, and the normalised x into `out`.
 
-    ``arguments``: x, out, weight, bias, stats, count, eps; ``stats`` holds three float64 vectors of
-    a value a channel: mean, m2 (the sum of squared deviations) and invstd. Without REDUCE, mean and
+    ``arguments``: x, out, weight, bias, stats, count, eps; ``stats`` has three rows of float64, a
+    value a channel: mean, m2 (the sum of squared deviations) and invstd. Without REDUCE, mean and
     m2 are read from `stats` and the variance is m2 / count.
     """
     _pass(_start_forward, plan, task, arguments)
@@ -233,11 +234,23 @@ def backward(plan: Plan, task: int, *arguments) -> None:
 
 
 @kernel
-def move(running_mean, running_var, mean, m2, divisor, momentum):
-    """``running = (1 - momentum) * running + momentum * batch``, in float64."""
-    for j in range(np.uintp(mean.size)):
+def move(running_mean, running_var, stats, divisor, momentum):
+    """``running = (1 - momentum) * running + momentum * batch``, in float64; `stats` of `forward`.
+
+    Rows of `stats` as arguments of their own would take as long to make as they take to move.
+    """
+    for j in range(np.uintp(running_mean.size)):
         old = np.float64(running_mean[j])
-        running_mean[j] = old * (1.0 - momentum) + momentum * mean[j]
-    for j in range(np.uintp(m2.size)):
+        running_mean[j] = old * (1.0 - momentum) + momentum * stats[0, j]
+    for j in range(np.uintp(running_var.size)):
         old = np.float64(running_var[j])
-        running_var[j] = old * (1.0 - momentum) + momentum * (m2[j] / divisor)
+        running_var[j] = old * (1.0 - momentum) + momentum * (stats[1, j] / divisor)
+
+
+@kernel
+def add(weight_grad, bias_grad, dweight, dbias):
+    """Add gradients to those of before, which is no place to fail: an overflow says nothing."""
+    for j in range(np.uintp(weight_grad.size)):
+        weight_grad[j] += dweight[j]
+    for j in range(np.uintp(bias_grad.size)):
+        bias_grad[j] += dbias[j]

@@ -182,6 +182,14 @@ def test_test_mode_leaves_the_dict_as_it_was():
     assert empty == {"mode": "test"}
 
 
+@pytest.mark.parametrize("mode", ["train", "test"])
+@pytest.mark.parametrize("name", ["gamma", "beta"])
+def test_none_is_no_parameter(name, mode):
+    given = {"gamma": np.ones(4), "beta": np.zeros(4)} | {name: None}
+    with pytest.raises(ValueError, match=f"{name} should be 1-D"):
+        batchnorm_forward(normals((5, 4)), **given, bn_param={"mode": mode})
+
+
 def test_one_sample_gives_beta():
     beta = np.array([1.0, -2.0, 0.3])
     out, cache = batchnorm_forward(normals((1, 3)), np.full(3, 2.0), beta, {"mode": "train"})
