@@ -193,21 +193,6 @@ def _address(a: Any) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(a))
 
 
-def _same_place(x: np.ndarray, dy: np.ndarray | None) -> int:
-    """The address that a new output equals modulo 4 KiB, and so within a line of the cache.
-
-    A little ahead of an input, stores and the loads that follow are mistaken for each other (4 KiB
-    aliasing), and a write takes up to 1.2 times as long (AMD EPYC, 2026-11): of two inputs, the one
-    that lies behind.
-    """
-    place = _address(x)
-    if dy is not None:
-        other = _address(dy)
-        if (place - other) % ALIASING_BYTES < ALIASING_BYTES // 2:
-            return other
-    return place
-
-
 def finish(layout: Layout, result: np.ndarray, out: np.ndarray | None) -> np.ndarray:
     """A result in the output's dtype, in ``out`` if there is one."""
     if result is not out and (out is not None or layout.converts):

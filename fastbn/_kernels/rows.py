@@ -159,18 +159,19 @@ def _write_part(plan, past_caches, o, stop, x, dy, out, coefficients):
 
 
 @inner
-def _write_short(plan, o, stop, x, dy, out, coefficients):
-    """Write the output from o to ``stop``, of runs shorter than a vector, to memory of its own.
+def _write_short(plan, in_place, o, stop, x, dy, out, coefficients):
+    """Write the output from o to ``stop``, of runs shorter than a vector.
 
-    A vector a run, which reaches into the runs behind, and is written over by theirs.
+    A vector a run, which reaches into the runs behind, and is written over by theirs; one by one in
+    place of what has yet to be read.
     """
     channels, length, lanes = plan.channels, plan.run, lanes_of(out)
     center, scale, offset, gain = coefficients
     row = o // length
     j, end = row % channels, (row + ONE) * length
-    if o + length != end:
-        j, following = _write_values(plan, o, min(stop, end), j, end, x, dy, out, coefficients)
-        o, end = min(stop, end), following
+    first = stop if in_place else min(stop, end) if o + length != end else o
+    j, end = _write_values(plan, o, first, j, end, x, dy, out, coefficients)
+    o = first
     while o + lanes <= stop:
         affine(out, x, dy, o, center[j], scale[j], offset[j], gain[j], ZERO)
         j = j + ONE if j + ONE < channels else ZERO
@@ -188,11 +189,11 @@ def write(context, plan, real, x, dy, out, times, first, last):
     gain = array_at(context.gain, channels, real)
     coefficients = center, scale, offset, gain
     past_caches = stores_past_caches(context, out, x, dy)
-    short = plan.run < lanes_of(out) and not (same_memory(out, x) or same_memory(out, dy))
+    short, in_place = plan.run < lanes_of(out), same_memory(out, x) or same_memory(out, dy)
     for k in range(times):
         o, stop = first + k * channels * plan.run, last + k * channels * plan.run
         if short:
-            _write_short(plan, o, stop, x, dy, out, coefficients)
+            _write_short(plan, in_place, o, stop, x, dy, out, coefficients)
         else:
             _write_part(plan, past_caches, o, stop, x, dy, out, coefficients)
     if past_caches:

@@ -40,7 +40,7 @@ class Tuned(NamedTuple):
 
 @contextmanager
 def assume(size: int) -> Iterator[None]:
-    """Have the last-level cache hold so many bytes meanwhile, and a core's own a 16th."""
+    """Have the last-level cache hold so many bytes meanwhile, and a core's own a 32nd."""
     global _assumed
     before, _assumed = _assumed, size
     try:
@@ -56,7 +56,7 @@ def last_level() -> int:
 
 def of_core() -> int:
     """Bytes of a core's second-level cache; 1 MB where the system does not say."""
-    return _assumed // 16 if _assumed else _found()[0]
+    return _assumed // 32 if _assumed else _found()[0]
 
 
 def outgrown(inputs: int, threads: int) -> int:

@@ -9,7 +9,6 @@ from shapes import STORED
 import fastbn
 from fastbn._arrays import layout
 from fastbn._kernels import schedule
-from fastbn._runtime import info
 
 
 def results(x, dy, weight, bias):
@@ -23,7 +22,9 @@ def test_nontemporal_stores_give_the_same_bits(dtype, request):
     plain = {name: results(*arrays) for name, arrays in cases.items()}
     request.getfixturevalue("small_cache")
     for name, arrays in cases.items():
-        assert layout.see(arrays[0], 1)[1].plan.cut["nontemporal"]
+        plan = layout.see(arrays[0], 1)[1].plan
+        assert plan.cut["aligned"]
+        assert plan.walk(1, 1, True).nontemporal
         for one, two in zip(plain[name], results(*arrays), strict=True):
             np.testing.assert_array_equal(one, two)
     x, dy, weight, bias = cases["rows"]
@@ -32,43 +33,52 @@ def test_nontemporal_stores_give_the_same_bits(dtype, request):
     np.testing.assert_allclose(dx, plain["rows"][1], atol=1e-5)
 
 
-@pytest.fixture
-def small_slabs(monkeypatch, small_cache):
-    """Small arrays are large, and fused into many slabs of few channels."""
-    for name, value in {"LARGE": 1, "BLOCK": 512, "FUSE_GROUPS": 1, "SLAB_BYTES": 1 << 14}.items():
-        monkeypatch.setattr(schedule, name, value)
-    layout.forget()
+def walks(kind, units=None):
+    """What takes the place of `Plan.walk`: whole arrays, or so many units at a time."""
+
+    def choose(plan, inputs, threads, both):
+        share = -(-plan.cut["units"] // threads)
+        slab = share if units is None else min(units, share)
+        return schedule.Walk(slab if kind != "whole" and both and plan.in_slabs else 0, False)
+
+    return choose
 
 
-@pytest.mark.usefixtures("keep_threads", "small_slabs")
+# Runs, short runs, few rows of many columns; runs that are written as columns, and the reverse.
+SLICED = [
+    *((6, 40, 9, 16), (5, 37, 17, 31), (3, 64, 1200), (1, 50, 140), (1, 50, 30_001)),
+    *((3, 700, 5), (1, 999, 9), (7, 33, 2), (6, 3000), (23, 4100), (13, 1400, 3), (9, 500, 8)),
+]
+
+
+@pytest.mark.usefixtures("keep_threads")
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(6, 40, 9, 16), (5, 37, 17, 31), (3, 64, 1200), (1, 50, 140)])
+@pytest.mark.parametrize("shape", SLICED)
 def test_slabs_give_the_same_bits(monkeypatch, shape, dtype, threads):
+    monkeypatch.setattr(schedule, "LARGE", 1)
     x, dy, weight, bias = problem(shape, dtype, offset=5.0)
     x[0, 3] += 1e6  # outliers, which are summed once more
     x[0, 7] *= np.asarray(1e25, dtype)
     x[0, 11] = np.nan
     fastbn.set_num_threads(threads)
 
-    def digest():
-        y, saved = fastbn.forward(x, weight, bias)
-        grads = fastbn.backward(dy, saved)
-        again = dy.copy()
-        fastbn.backward(again, saved, out=again)
+    def digest(choose):
+        with layout.force_walks(choose):
+            y, saved = fastbn.forward(x, weight, bias)
+            assert saved.layout.plan.in_slabs
+            grads = fastbn.backward(dy, saved)
+            again = dy.copy()
+            fastbn.backward(again, saved, out=again)
         np.testing.assert_array_equal(again, grads.dx)
         return [y, saved.stats.mean, saved.stats.m2, *grads]
 
-    plan = schedule.plan(shape, 1, np.dtype(dtype).itemsize)
-    assert plan.slab(1, threads) > 0
-    assert plan.slab(2, threads) > 0
-    fused = digest()
-    monkeypatch.setattr(schedule, "FUSE_GROUPS", 1 << 40)
-    layout.forget()
-    for one, two in zip(fused, digest(), strict=True):
-        np.testing.assert_array_equal(one, two)
-    assert np.isnan(fused[0][:, 11]).all()
-    assert np.isfinite(np.delete(fused[0], 11, axis=1)).all()
+    whole = digest(walks("whole"))
+    for units in (1, 3, None):
+        for one, two in zip(whole, digest(walks("slabs", units)), strict=True):
+            np.testing.assert_array_equal(one, two)
+    assert np.isnan(whole[0][:, 11]).all()
+    assert np.isfinite(np.delete(whole[0], 11, axis=1)).all()
 
 
 MANY = """
@@ -78,19 +88,20 @@ import fastbn
 from fastbn._arrays import layout
 from fastbn._kernels import schedule
 
-schedule.LARGE, schedule.BLOCK, schedule.SLAB_BYTES = 1, 512, 1 << 12
-x, dy, weight, bias = problem((2, 130, 600), np.float32)
-results = []
-for groups in (1 << 40, 1):  # whole arrays, then slabs
-    schedule.FUSE_GROUPS = groups
-    with layout.assume_cache(1):
-        for threads in (1, 2, 16, 64):
-            fastbn.set_num_threads(threads)
-            assert (schedule.plan(x.shape, 1, 4).slab(2, threads) > 0) == (groups == 1)
-            y, saved = fastbn.forward(x, weight, bias)
-            results.append([y, *fastbn.backward(dy, saved)])
-for result in results:
-    assert all(map(np.array_equal, result, results[0]))
+schedule.LARGE = 1
+for shape in ((2, 130, 600), (3, 900, 5), (5, 9000)):
+    x, dy, weight, bias = problem(shape, np.float32)
+    results = []
+    for units in (0, 1, 1 << 30):  # whole arrays, then slabs
+        choose = lambda plan, inputs, threads, both: schedule.Walk(
+            min(units, -(-plan.cut["units"] // threads)) if both else 0, False)
+        with layout.force_walks(choose):
+            for threads in (1, 2, 16, 64):
+                fastbn.set_num_threads(threads)
+                y, saved = fastbn.forward(x, weight, bias)
+                results.append([y, *fastbn.backward(dy, saved)])
+    for result in results:
+        assert all(map(np.array_equal, result, results[0]))
 print("done")
 """
 
@@ -99,19 +110,24 @@ def test_slabs_give_the_same_bits_on_many_cores():
     assert run_python(MANY, NUMBA_NUM_THREADS="64") == "done\n"
 
 
-def test_what_is_fused():
-    def slabs(shape, threads=2):
-        with info.assume_cache(32 << 20):
-            cut = schedule.plan(shape, 1, 4)
-            return [cut.slab(inputs, threads) > 0 for inputs in (1, 2)]
+def test_what_is_taken_in_slabs():
+    def kinds(shape, threads=2):
+        with layout.assume_cache(32 << 20):
+            plan, found = schedule.plan(shape, 1, 4), []
+            for inputs in (1, 2):
+                walk, share = plan.walk(inputs, threads, True), -(-plan.cut["units"] // threads)
+                kind = "whole" if not walk.slab else "share" if walk.slab == share else "slabs"
+                found.append(kind + ", past" * walk.nontemporal)
+            return found
 
-    assert slabs((32, 64, 112, 112)) == [True, True]
-    assert slabs((32, 64, 56, 56)) == [True, True]
-    assert slabs((32, 256, 28, 28)) == [True, True]
-    assert slabs((32, 128, 28, 28)) == [False, False]  # much of it fits the cache
-    assert slabs((64, 3, 224, 224)) == [False, False]  # three channels for two threads
-    assert slabs((32, 64, 112, 112), threads=64) == [False, False]
-    assert slabs((401408, 64)) == [False, False]  # no runs
+    assert kinds((32, 64, 112, 112)) == ["slabs, past", "slabs, past"]
+    assert kinds((32, 128, 28, 28)) == ["slabs, past", "slabs, past"]
+    assert kinds((32, 256, 14, 14)) == ["share", "share"]  # it fits the cache
+    assert kinds((64, 3, 224, 224)) == ["whole, past", "whole, past"]  # 3 channels for 2 threads
+    assert kinds((32, 64, 112, 112), threads=64)[0] == "slabs, past"
+    assert kinds((401408, 64)) == ["whole, past", "whole, past"]  # no runs
+    assert kinds((16, 23156)) == ["slabs", "slabs"]  # few rows: a tile at a time
+    assert kinds((256, 1024)) == ["whole", "whole"]
 
 
 @pytest.mark.parametrize("itemsize", [4, 8])
