@@ -8,7 +8,7 @@ import numpy as np
 from ._arrays import layout as _layout
 from ._arrays import validate
 from ._kernels import passes
-from ._runtime import errors
+from ._runtime import errors, memory
 from .stats import Moments, Stats, kernels_take, moments_of, move_running_stats, of_buffer
 
 
@@ -102,7 +102,7 @@ def batch_norm(
         given = running_mean, running_var
         return _run_evaluation(flat, layout, w, b, eps, *given, out)
     validate.more_than_one_value(layout.n, layout.shape)
-    buffer = np.empty(3 * channels)
+    buffer = memory.vector(3 * channels)
     task, count = passes.REDUCE | passes.WRITE, float(layout.n)
     y = _run_forward(flat, layout, w, b, eps, buffer, count, task, out)
     if running_mean is not None or running_var is not None:
@@ -289,7 +289,7 @@ def forward_any(
         if minimum > 1:
             validate.more_than_one_value(layout.n, layout.shape)
         task = passes.REDUCE | passes.WRITE
-        buffer, count = np.empty(3 * layout.channels), float(layout.n)
+        buffer, count = memory.vector(3 * layout.channels), float(layout.n)
     y = _run_forward(flat, layout, w, b, eps, buffer, count, task, out)
     return y, Saved(x, layout, w, buffer, count, stats is not None)
 
@@ -357,7 +357,8 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     if needs[0]:
         task |= passes.WRITE
         values, dx = _layout.target(layout, out, x, flat)
-    dweight, dbias = np.empty(channels, layout.compute), np.empty(channels, layout.compute)
+    dweight = memory.vector(channels, layout.compute)
+    dbias = memory.vector(channels, layout.compute)
     passes.backward(
         layout.plan,
         task,
@@ -399,7 +400,7 @@ def _given(stats, channels: int) -> tuple[np.ndarray, float]:
         m2, count = validate.vector("stats var", stats[1], channels), 1.0
     else:
         raise TypeError(f"stats should be a Stats or (mean, var), got {type(stats).__name__}")
-    buffer = np.empty(3 * channels)
+    buffer = memory.vector(3 * channels)
     buffer[:channels], buffer[channels : 2 * channels] = mean, m2
     return buffer, count
 

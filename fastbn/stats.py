@@ -12,7 +12,7 @@ import numpy as np
 from ._arrays import layout as _layout
 from ._arrays import validate
 from ._kernels import passes
-from ._runtime import errors
+from ._runtime import errors, memory
 
 Moments = tuple[float, np.ndarray, np.ndarray]  # count, mean, m2: `Stats` without its guarantees
 KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -136,7 +136,7 @@ def batch_stats(x, *, channel_axis: int = 1) -> Stats:
     flat, layout = _layout.see(validate.array("x", x), channel_axis)
     if layout.plan is None:
         return Stats.empty(layout.channels)
-    buffer = np.empty(3 * layout.channels)
+    buffer = memory.vector(3 * layout.channels)
     unused = np.empty(0, layout.compute)
     passes.forward(
         layout.plan,

@@ -14,9 +14,8 @@ import numpy as np
 
 from .._kernels import schedule
 from .._kernels.abi import ALIASING_BYTES
-from .._runtime import errors, info
-from .._runtime.jit import data_pointer
-from . import memory, validate
+from .._runtime import errors, info, memory
+from . import validate
 
 
 class Layout(NamedTuple):
@@ -106,7 +105,7 @@ def see(x: np.ndarray, channel_axis: int) -> tuple[np.ndarray, Layout]:
     if moved.flags.carray and x.dtype is layout.compute:
         return moved.ravel(), layout
     if order is not None and not moved.flags.c_contiguous:
-        x = np.array(x, layout.compute, order="K")
+        x = _copy(moved, layout.compute).transpose(layout.inverse)
         layout = _layout(x.shape, channel_axis, _order(x), x.dtype)._replace(
             dtype=layout.dtype, converts=layout.converts
         )
@@ -124,26 +123,30 @@ def _view(a: np.ndarray, layout: Layout) -> np.ndarray | None:
     return None
 
 
+def _copy(a: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A C-contiguous copy."""
+    if a.size < memory.SMALL:
+        return np.array(a, dtype, order="C")
+    copy = memory.empty(a.shape, dtype)
+    np.copyto(copy, a, "unsafe")
+    return copy
+
+
 def flatten(a: np.ndarray, layout: Layout) -> np.ndarray:
     """An array of the layout's shape, flat in its order; a copy where it lies otherwise."""
     flat = _view(a, layout)
     if flat is None:
         moved = a if layout.order is None else a.transpose(layout.order)
-        flat = np.array(moved, layout.compute, order="C").reshape(-1)
+        flat = _copy(moved, layout.compute).ravel()
     return flat
 
 
 def fresh(layout: Layout, x: np.ndarray, dy=None) -> tuple[np.ndarray, np.ndarray]:
     """A new array of the layout, flat and in shape, for an output that is computed from flat x."""
-    if layout.plan is not None and layout.plan.large:
-        size = layout.size * layout.compute.itemsize
-        raw = memory.empty(size + ALIASING_BYTES)
-        if raw is None:
-            raw = np.empty(size + ALIASING_BYTES, np.uint8)
-        start = (_same_place(x, dy) - data_pointer(raw)) % ALIASING_BYTES
-        flat = raw[start : start + size].view(layout.compute)
-        return flat, shaped(flat, layout)
-    result = np.empty(layout.lies, layout.compute)
+    if layout.size < memory.SMALL:
+        result = np.empty(layout.lies, layout.compute)
+    else:
+        result = memory.empty(layout.lies, layout.compute, _same_place(x, dy))
     return result.ravel(), result if layout.order is None else result.transpose(layout.inverse)
 
 
@@ -154,12 +157,11 @@ def _same_place(x: np.ndarray, dy: np.ndarray | None) -> int:
     aliasing), and a write takes up to 1.2 times as long (AMD EPYC, 2026-11): of two inputs, the one
     that lies behind.
     """
-    if (
-        dy is not None
-        and (data_pointer(x) - data_pointer(dy)) % ALIASING_BYTES < ALIASING_BYTES // 2
-    ):
-        return data_pointer(dy)
-    return data_pointer(x)
+    place = memory.address(x)
+    if dy is None:
+        return place
+    other = memory.address(dy)
+    return other if (place - other) % ALIASING_BYTES < ALIASING_BYTES // 2 else place
 
 
 def shaped(flat: np.ndarray, layout: Layout) -> np.ndarray:
@@ -179,7 +181,8 @@ def finish(layout: Layout, result: np.ndarray, out: np.ndarray | None) -> np.nda
     if result is not out and (out is not None or layout.converts):
         with np.errstate(over="ignore"):  # float16 has infinity for what is beyond it
             if out is None:
-                return result.astype(layout.dtype)
+                moved = result if layout.order is None else result.transpose(layout.order)
+                return shaped(_copy(moved, layout.dtype), layout)
             out[...] = result
             return out
     return result

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .._version import DIGEST, ORDER, __version__
 from . import cache as kernel_cache
-from . import threads
+from . import memory, threads
 
 _assumed = 0  # bytes, in place of those that are found
 
@@ -100,6 +100,8 @@ def config_info() -> dict[str, object]:
         ``order``, ``digest`` : the version of the order of all sums, and what ``python -m fastbn
         verify`` gives for it on every processor with fused multiply-add.
         ``last_level_cache`` : bytes.
+        ``kept_memory`` : bytes of dropped outputs and of workspaces that are kept for the next
+        calls; ``kept_memory_limit`` : the most that they may be.
         ``threads`` : of a large call; ``threads_from`` : what decided it; ``thread_limits`` : all
         bounds.
         ``threading_layer`` : Numba's; ``cache_directory`` : where compiled kernels are kept.
@@ -125,6 +127,8 @@ def config_info() -> dict[str, object]:
         "order": ORDER,
         "digest": DIGEST,
         "last_level_cache": last_level_cache(),
+        "kept_memory": memory.kept(),
+        "kept_memory_limit": memory.limit() + memory.WORKSPACES,
         "threads": threads.get_num_threads(),
         "threads_from": threads.decided_by(),
         "thread_limits": dict(threads.limits()),
