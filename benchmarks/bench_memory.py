@@ -36,14 +36,15 @@ class Memory:
         self.call()
 
     def track_beyond_output(self, operation, output, case, layout):
-        """What NumPy and Python hold beyond the output, as a share of the bytes of x.
+        """What NumPy and Python hold beyond the result, as a share of the bytes of x.
 
-        Memory that compiled code takes for itself shows in the process only.
+        Memory that is the system's own, or that compiled code takes, shows in the process only.
         """
         tracemalloc.start()
-        self.call()
-        peak = tracemalloc.get_traced_memory()[1]
+        result = self.call()
+        held, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        return peak / self.data.x.nbytes - (output == "new")
+        del result
+        return (peak - held) / self.data.x.nbytes
 
     track_beyond_output.unit = "times x"

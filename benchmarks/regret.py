@@ -117,13 +117,18 @@ def main():
                         continue
                     ratio, best = regret(found)
                     names = " / ".join(dict.fromkeys(list(chosen)[k] for k in best))
-                    print(f"{cell:48}{1e6 * found[:, 0].min():9.0f} us {ratio:6.2f}  {names}", flush=True)
+                    print(
+                        f"{cell:48}{1e6 * found[:, 0].min():9.0f} us {ratio:6.2f}  {names}",
+                        flush=True,
+                    )
                     ratios.append(ratio)
                     cells.append(cell)
     if ratios:
         worst = int(np.argmax(ratios))
         mean = np.exp(np.log(ratios).mean())
-        print(f"{len(ratios)} cells: geometric mean {mean:.3f}, worst {ratios[worst]:.2f} {cells[worst]}")
+        print(
+            f"{len(ratios)} cells: geometric mean {mean:.3f}, worst {ratios[worst]:.2f} {cells[worst]}"
+        )
         print(machine())
 
 

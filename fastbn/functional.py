@@ -8,8 +8,8 @@ import numpy as np
 from ._arrays import layout as _layout
 from ._arrays import validate
 from ._kernels import passes
-from ._runtime import errors
-from .stats import Stats, move_running_stats, of_buffer
+from ._runtime import errors, memory
+from .stats import Stats, move_running_stats, of_buffer, of_channels
 
 RUNNING = "running_mean", "running_var"
 PARAMETERS = "weight", "bias"  # the names that messages give them
@@ -106,7 +106,7 @@ def batch_norm(
         return _run_evaluation(flat, layout, w, b, eps, *fixed, out)
     if layout.n == 1:
         raise validate.single_value(layout.shape)
-    buffer, count = np.empty((3, channels)), float(layout.n)
+    buffer, count = of_channels(channels), float(layout.n)
     y = _run_forward(flat, layout, w, b, eps, buffer, count, _REDUCE_AND_WRITE, out)
     if running_mean is not None or running_var is not None:
         move_running_stats(running_mean, running_var, ordinary, buffer, count, momentum)
@@ -306,7 +306,7 @@ def forward_any(
         if layout.n == 1 < minimum:
             raise validate.single_value(layout.shape)
         task = _REDUCE_AND_WRITE
-        buffer, count = np.empty((3, layout.channels)), float(layout.n)
+        buffer, count = of_channels(layout.channels), float(layout.n)
     y = _run_forward(flat, layout, w, b, eps, buffer, count, task, out)
     return y, Saved(x, layout, w, buffer, count, stats is not None)
 
@@ -374,7 +374,8 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     if needs[0]:
         task |= passes.WRITE
         values, dx = _layout.target(layout, out, x, flat)
-    dweight, dbias = np.empty(channels, layout.compute), np.empty(channels, layout.compute)
+    dweight = memory.vector(channels, layout.compute)
+    dbias = memory.vector(channels, layout.compute)
     passes.backward(
         layout.plan,
         task,
@@ -434,7 +435,7 @@ def fixed_pair(names, mean, var, channels: int) -> tuple[np.ndarray, np.ndarray]
 
 def _buffer(mean, m2) -> np.ndarray:
     """Statistics from outside as a pass takes them, with room for invstd."""
-    buffer = np.empty((3, mean.size))
+    buffer = of_channels(mean.size)
     buffer[0] = mean
     buffer[1] = m2
     return buffer

@@ -12,7 +12,7 @@ import numpy as np
 from ._arrays import layout as _layout
 from ._arrays import validate
 from ._kernels import passes
-from ._runtime import errors
+from ._runtime import errors, memory
 
 _set = object.__setattr__  # of what is frozen
 
@@ -137,9 +137,16 @@ def batch_stats(x, *, channel_axis: int = 1) -> Stats:
     flat, layout = _layout.see(validate.array("x", x), channel_axis)
     if layout.plan is None:
         return Stats.empty(layout.channels)
-    buffer, unused = np.empty((3, layout.channels)), flat
+    buffer, unused = of_channels(layout.channels), flat
     passes.forward(layout.plan, passes.REDUCE, flat, unused, unused, unused, buffer, 1.0, 0.0)
     return of_buffer(buffer, float(layout.n))
+
+
+def of_channels(channels: int) -> np.ndarray:
+    """Room for mean, m2 and invstd of so many channels."""
+    if channels < memory.SMALL // 3:
+        return np.empty((3, channels))
+    return memory.empty((3, channels), np.dtype(np.float64))
 
 
 def of_buffer(buffer: np.ndarray, count: float) -> Stats:

@@ -4,19 +4,18 @@ C-contiguous arrays, channels-last ones, and any other order of dense axes are s
 memory, (N, C, L). Strided, misaligned, byte-swapped and integer arrays cost one copy.
 """
 
-import ctypes
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from .._kernels import schedule
 from .._kernels.abi import ALIASING_BYTES
-from .._runtime import caches, errors
-from . import memory, validate
+from .._runtime import caches, errors, memory
+from . import validate
 
 
 class Layout(NamedTuple):
@@ -119,7 +118,7 @@ def see(x: np.ndarray, channel_axis: int) -> tuple[np.ndarray, Layout]:
     if moved.flags.carray and x.dtype is layout.compute:
         return moved.ravel(), layout
     if order is not None and not moved.flags.c_contiguous:
-        x = np.array(x, layout.compute, order="K")
+        x = _copy(moved, layout.compute).transpose(layout.inverse)
         layout = _layout(x.shape, channel_axis, _order(x), x.dtype)._replace(
             dtype=layout.dtype, converts=layout.converts
         )
@@ -137,12 +136,21 @@ def _view(a: np.ndarray, layout: Layout) -> np.ndarray | None:
     return None
 
 
+def _copy(a: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A C-contiguous copy."""
+    if a.size < memory.SMALL:
+        return np.array(a, dtype, order="C")
+    copy = memory.empty(a.shape, dtype)
+    np.copyto(copy, a, "unsafe")
+    return copy
+
+
 def flatten(a: np.ndarray, layout: Layout) -> np.ndarray:
     """An array of the layout's shape, flat in its order; a copy where it lies otherwise."""
     flat = _view(a, layout)
     if flat is None:
         moved = a if layout.order is None else a.transpose(layout.order)
-        flat = np.array(moved, layout.compute, order="C").reshape(-1)
+        flat = _copy(moved, layout.compute).ravel()
     return flat
 
 
@@ -156,41 +164,25 @@ def target(
     view = None if out is None else _view(out, layout)
     if out is not None and view is not None:
         return view, out
-    if layout.plan is not None and layout.plan.large:
-        flat = _beside(x if dy is None else _behind(x, dy), layout)
-        result = flat.reshape(layout.lies)
-    else:
+    if layout.size < memory.SMALL:
         result = np.empty(layout.lies, layout.compute)
-        flat = result.ravel()
-    return flat, result if layout.order is None else result.transpose(layout.inverse)
+    else:
+        result = memory.empty(layout.lies, layout.compute, _same_place(x, dy))
+    return result.ravel(), result if layout.order is None else result.transpose(layout.inverse)
 
 
-def _beside(x: np.ndarray, layout: Layout) -> np.ndarray:
-    """A new flat array whose address equals that of `x` modulo 4 KiB.
+def _same_place(x: np.ndarray, dy: np.ndarray | None) -> int:
+    """The address that a new output equals modulo 4 KiB, and so within a line of the cache.
 
-    And so within a line of the cache. A little ahead of an input, stores and the loads that follow
-    are mistaken for each other (4 KiB aliasing), and a write takes up to 1.2 times as long (AMD
-    EPYC, 2026-11).
+    A little ahead of an input, stores and the loads that follow are mistaken for each other (4 KiB
+    aliasing), and a write takes up to 1.2 times as long (AMD EPYC, 2026-11): of two inputs, the one
+    that lies behind.
     """
-    size = layout.size * layout.compute.itemsize + ALIASING_BYTES
-    raw = memory.empty(size)
-    if raw is None:
-        raw = np.empty(size, np.uint8)
-    start = (_address(x) - _address(raw)) % ALIASING_BYTES
-    return np.ndarray((layout.size,), layout.compute, raw, start)
-
-
-def _behind(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """Of two inputs, the one that lies behind, modulo 4 KiB."""
-    return dy if (_address(x) - _address(dy)) % ALIASING_BYTES < ALIASING_BYTES // 2 else x
-
-
-def _address(a: Any) -> int:
-    """Of a writable array's first value, in a fifth of `data_pointer`'s 0.8 us (AMD EPYC, 2026-11).
-
-    Compiled code's `data_pointer` takes nothing; the other notes sizes where there is no compiler.
-    """
-    return ctypes.addressof(ctypes.c_char.from_buffer(a))
+    place = memory.address(x)
+    if dy is None:
+        return place
+    other = memory.address(dy)
+    return other if (place - other) % ALIASING_BYTES < ALIASING_BYTES // 2 else place
 
 
 def finish(layout: Layout, result: np.ndarray, out: np.ndarray | None) -> np.ndarray:
@@ -198,7 +190,8 @@ def finish(layout: Layout, result: np.ndarray, out: np.ndarray | None) -> np.nda
     if result is not out and (out is not None or layout.converts):
         with np.errstate(over="ignore"):  # float16 has infinity for what is beyond it
             if out is None:
-                return result.astype(layout.dtype)
+                moved = result if layout.order is None else result.transpose(layout.order)
+                return shaped(_copy(moved, layout.dtype), layout)
             out[...] = result
             return out
     return result

@@ -6,6 +6,7 @@ Those of numbers and names stand in `fastbn._runtime.errors`.
 import numpy as np
 from numpy.exceptions import AxisError
 
+from .._runtime import memory
 from .._runtime.errors import integer
 
 # How a data type is computed: (dtype of the arithmetic, dtype of the output).
@@ -97,7 +98,9 @@ def vector(name: str, value, channels: int, dtype=None) -> np.ndarray:
         raise TypeError(f"{name} should be an array of real numbers, got dtype {given.dtype}")
     if dtype is None or (given.dtype == dtype and given.flags.carray):
         return given
-    return np.array(given, dtype, order="C")
+    made = memory.vector(channels, dtype)
+    made[...] = given
+    return made
 
 
 def defined(running_mean, running_var) -> None:

@@ -4,16 +4,15 @@ A kernel gets an address. There lies a `CONTEXT`, which says where everything el
 the steps, the caller's arrays, and every part of the workspace, each an array of its own.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from .._runtime import forks
+from .._runtime import memory
 from .._runtime.jit import data_pointer
 
+_BYTE = np.dtype(np.uint8)
 VECTOR_BYTES = 64  # of a cache line, too
 # Processors compare the low 12 bits of addresses first (4 KiB aliasing): a load waits for a store
 # before it to an address that is equal, or a little less, modulo 4 KiB.
@@ -41,10 +40,7 @@ def _fields(*names: str, **others) -> np.dtype:
 
 def record(kind: np.dtype, values: Mapping[str, int]) -> np.ndarray:
     """One record of a type; fields that are not named are 0."""
-    made = np.zeros(1, kind)
-    for name, value in values.items():
-        made[name] = value
-    return made
+    return np.array([tuple(values.get(name, 0) for name in kind.names or ())], kind)
 
 
 # How one shape is cut: see `schedule`.
@@ -102,10 +98,8 @@ CONTEXT = _fields(
     eps=np.float64,
 )
 
-# A workspace is kept for the next call: small ones always; of the others `SPARES` and `KEPT_BYTES`
-# in all, if each takes no more than `SPARE_BYTES` without what the threads add. New ones cost page
-# faults: (50, 512) takes 31 us with a new one, 16 with one that is kept (AMD EPYC, 2026-11).
-SMALL_BYTES, SPARE_BYTES, SPARES, KEPT_BYTES = 1 << 16, 1 << 21, 64, 1 << 26
+# What Python has for a workspace, besides its parts.
+OVERHEAD = 4096
 
 
 class Workspace(NamedTuple):
@@ -118,7 +112,10 @@ class Workspace(NamedTuple):
 
 
 class Pool:
-    """The workspaces of one plan."""
+    """The workspaces of one plan, of which it keeps one for the next call.
+
+    (50, 512) takes 31 us with a new one, 16 with one that is kept (AMD EPYC, 2026-11).
+    """
 
     def __init__(self, plan: np.ndarray, cut: Mapping[str, int], dtype: np.dtype):
         self._plan, self._dtype, self._total = plan, dtype, cut["samples"] * cut["run"]
@@ -137,8 +134,7 @@ class Pool:
             "chosen": (0, tile),
             "tile_shift": (0, tile),
         }
-        # Whatever the threads add: a machine with many of them keeps workspaces, too.
-        self._keeps = self._places(0)[1] <= SPARE_BYTES
+        self._keeps = False
         self._spare: list[Workspace] = []
 
     def _places(self, threads: int) -> tuple[dict[str, slice], int]:
@@ -161,31 +157,22 @@ class Pool:
             return found
         places, size = self._places(threads)
         # Begins on a line: others take sums by columns from 74 to 146 us (AMD EPYC, 2026-11).
-        memory = np.empty(size + VECTOR_BYTES, np.uint8)
-        memory = memory[-data_pointer(memory) % VECTOR_BYTES :][:size]
-        parts = {name: data_pointer(memory[place]) for name, place in places.items()}
+        room = memory.vector(size + VECTOR_BYTES, _BYTE)
+        room = room[-data_pointer(room) % VECTOR_BYTES :][:size]
+        parts = {name: data_pointer(room[place]) for name, place in places.items()}
         plan = {"plan": data_pointer(self._plan), "threads": threads, "total": self._total}
         context = record(CONTEXT, plan | parts)
-        return Workspace(threads, data_pointer(context), size, (context, memory))
+        self._keeps = memory.keep(self, size + OVERHEAD, self._forget)
+        return Workspace(threads, data_pointer(context), size, (context, room))
 
     def give(self, workspace: Workspace) -> None:
         """Take back what a pass no longer needs."""
-        if self._spare or not self._keeps:
-            return
-        self._spare.append(workspace)
-        if workspace.nbytes > SMALL_BYTES:
-            _keep(self, workspace.nbytes)
+        if not self._spare:
+            self._spare.append(workspace)
+        if not self._keeps:
+            self._spare.clear()
 
-
-_kept: OrderedDict[Pool, int] = OrderedDict()  # with bytes of one that is not small, oldest first
-_lock = threading.RLock()  # a signal handler, or a collected array, may call in between
-forks.wait_for(_lock)
-
-
-def _keep(pool: Pool, size: int) -> None:
-    """Note what a pool keeps, and empty the pools that were not used for longest."""
-    with _lock:
-        _kept[pool] = size
-        _kept.move_to_end(pool)
-        while len(_kept) > SPARES or sum(_kept.values()) > KEPT_BYTES:
-            _kept.popitem(last=False)[0]._spare.clear()
+    def _forget(self) -> None:
+        """Keep nothing until a workspace is made anew."""
+        self._keeps = False
+        self._spare.clear()

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from .._version import DIGEST, ORDER, __version__
 from . import cache as kernel_cache
-from . import caches, threads
+from . import caches, memory, threads
+
 
 @cache
 def fuses(machine: tuple[str, str, str]) -> bool:
@@ -72,6 +73,8 @@ def config_info() -> dict[str, object]:
         ``outgrown`` : bytes of inputs and output from which a pass of so many threads stores past
         the caches and takes ``slab`` bytes of inputs at a time; ``walks_from`` : "formula", or
         "tune" where ``python -m fastbn tune`` has measured this machine.
+        ``kept_memory`` : bytes of dropped outputs and of workspaces that are kept for the next
+        calls; ``kept_memory_limit`` : the most that they may be.
         ``threads`` : of a large call; ``threads_from`` : what decided it; ``thread_limits`` : all
         bounds.
         ``threading_layer`` : Numba's; ``cache_directory`` : where compiled kernels are kept.
@@ -99,6 +102,8 @@ def config_info() -> dict[str, object]:
         "order": ORDER,
         "digest": DIGEST,
         **caches.described(threads.get_num_threads()),
+        "kept_memory": memory.kept(),
+        "kept_memory_limit": memory.limit() + memory.WORKSPACES,
         "threads": threads.get_num_threads(),
         "threads_from": threads.decided_by(),
         "thread_limits": dict(threads.limits()),

@@ -33,6 +33,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic, lower_builtin, type_callable
 from numba.np.arrayobj import populate_array
 
+from . import memory
 from .cache import DiskCache
 
 INTERPRETED = bool(config.DISABLE_JIT)  # no compiler: kernels are plain Python
@@ -152,9 +153,10 @@ _sizes: dict[int, int] = {}
 
 def data_pointer(array: np.ndarray) -> int:
     """The address of an array's first value: a name for Python and for compiled code."""
+    if not INTERPRETED:
+        return memory.address(array)
     address = array.__array_interface__["data"][0]
-    if INTERPRETED:
-        _sizes[address] = array.nbytes
+    _sizes[address] = array.nbytes
     return address
 
 

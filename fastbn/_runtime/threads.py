@@ -27,22 +27,29 @@ _launched = False  # has this process, or the one that it was forked from, start
 _forked = False
 
 
-def _cgroup_quota(
-    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
-) -> float:
-    """CPUs that the control groups grant, version 2 or 1; infinity without a limit.
+def control_groups(
+    controller: str,
+    root: Path = Path("/sys/fs/cgroup"),
+    own: Path = Path("/proc/self/cgroup"),
+) -> set[Path]:
+    """Where the limits of "cpu" or "memory" stand that this process is under, version 2 or 1.
 
     A service's limit is that of its own group or of any above it; a container sees its own as root.
     """
-    groups = {root, root / "cpu"}
+    groups = {root, root / controller}
     with suppress(OSError):
         for line in own.read_text().splitlines():
             _, controllers, path = (line + "::").split(":", 2)
-            base = root / "cpu" if "cpu" in controllers.split(",") else root
+            base = root / controller if controller in controllers.split(",") else root
             if not controllers or base != root:
                 inner = base / path.rstrip(":").lstrip("/")
                 groups |= {group for group in (inner, *inner.parents) if root in group.parents}
-    return min(map(_quota, groups))
+    return groups
+
+
+def _cgroup_quota(*places: Path) -> float:
+    """CPUs that the control groups grant; infinity without a limit."""
+    return min(map(_quota, control_groups("cpu", *places)))
 
 
 def _quota(group: Path) -> float:

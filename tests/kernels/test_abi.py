@@ -1,4 +1,4 @@
-"""Workspaces: what a pass has room in, kept for the next call, few and small enough in all."""
+"""Workspaces: what a pass has room in, kept for the next call, within a bound in all."""
 
 import threading
 import time
@@ -10,13 +10,14 @@ from process import run_python
 
 from fastbn._arrays import layout
 from fastbn._kernels import abi
+from fastbn._runtime import memory
 
 THREADS = (1, 2, 16, 64)
 
 
-def pool(rows):
+def pool(rows, columns=5000):
     """The workspaces of a shape whose sums take several hundred KB."""
-    return layout.see(np.ones((rows, 5000), np.float32), 1)[1].plan.pool
+    return layout.see(np.ones((rows, columns), np.float32), 1)[1].plan.pool
 
 
 def work(rows, threads):
@@ -24,40 +25,35 @@ def work(rows, threads):
     pool(rows).give(pool(rows).take(threads))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def nothing_kept():
     """No workspace is kept before the test, and none after it."""
 
     def forget():
-        while abi._kept:
-            abi._kept.popitem()[0]._spare.clear()
+        while memory._kept:
+            size, forget_it = memory._kept.popitem()[1]
+            memory._kept_bytes -= size
+            forget_it()
+        assert memory._kept_bytes == 0
 
     forget()
     yield
     forget()
 
 
-@pytest.mark.usefixtures("nothing_kept")
-@pytest.mark.parametrize("threads", THREADS)
-def test_few_large_workspaces_are_kept(monkeypatch, threads):
-    monkeypatch.setattr(abi, "SPARES", 2)
-    for rows in (40, 41, 42, 40):
-        work(rows, threads)
-    assert list(abi._kept) == [pool(42), pool(40)]  # the latest is last
-    assert [len(pool(rows)._spare) for rows in (40, 41, 42)] == [1, 0, 1]
-
-
-@pytest.mark.usefixtures("nothing_kept")
 @pytest.mark.parametrize("threads", THREADS)
 def test_what_is_kept_has_a_limit_in_bytes(monkeypatch, threads):
     work(40, threads)
-    monkeypatch.setattr(abi, "KEPT_BYTES", 2 * sum(abi._kept.values()) + 1000)
-    for rows in (41, 42):
+    size = memory._kept_bytes
+    assert size == pool(40)._spare[0].nbytes + abi.OVERHEAD
+    monkeypatch.setattr(memory, "WORKSPACES", 2 * size + 1000)
+    for rows in (41, 42, 41):
         work(rows, threads)
-    assert list(abi._kept) == [pool(41), pool(42)]
+    assert list(memory._kept) == [pool(41), pool(42)]
+    assert [len(pool(rows)._spare) for rows in (40, 41, 42)] == [0, 1, 1]
+    assert memory._kept_bytes == sum(size for size, _ in memory._kept.values())
 
 
-@pytest.mark.usefixtures("nothing_kept")
 @pytest.mark.parametrize("threads", THREADS)
 def test_a_workspace_is_used_again_whatever_the_number_of_threads(threads):
     first = pool(40).take(threads)
@@ -69,17 +65,38 @@ def test_a_workspace_is_used_again_whatever_the_number_of_threads(threads):
     assert pool(40).take(threads + 1) is not first  # too small
 
 
-def test_a_workspace_beyond_the_limit_is_not_kept():
-    large = layout.see(np.ones((40, 50_000), np.float32), 1)[1].plan.pool
-    large.give(large.take(1))
+def test_of_two_at_once_one_is_kept():
+    two = [pool(40).take(1) for _ in range(2)]
+    for workspace in two:
+        pool(40).give(workspace)
+    assert pool(40)._spare == two[:1]
+
+
+def test_what_may_no_longer_be_kept_is_not_taken_back(monkeypatch):
+    workspace = pool(40).take(1)
+    monkeypatch.setattr(memory, "WORKSPACES", workspace.nbytes)
+    work(41, 1)
+    pool(40).give(workspace)
+    assert not pool(40)._spare
+
+
+def test_the_memory_of_a_workspace_beyond_the_limit_is_used_again(monkeypatch):
+    monkeypatch.setattr(memory, "WORKSPACES", 1 << 20)
+    large = pool(40, 50_000)
+    first = large.take(1)
+    place = memory.address(first.memory[1])
+    large.give(first)
     assert not large._spare
+    assert not memory._kept
+    del first
+    assert memory.address(large.take(1).memory[1]) == place
 
 
 MANY = """
 import numpy as np
 import fastbn
 from fastbn._arrays import layout
-from fastbn._kernels import abi
+from fastbn._runtime import memory
 
 x = np.ones((40, 5000), np.float32)
 x[::2] = 3
@@ -88,7 +105,7 @@ for threads in (1, 2, 16, 64):
     fastbn.set_num_threads(threads)
     y, saved = fastbn.forward(x, eps=0.0)
     assert saved.stats.count == 40 and set(np.unique(y)) == {-1, 1}
-    assert pool in abi._kept and pool._spare[0].threads == threads
+    assert pool in memory._kept and pool._spare[0].threads == threads
 print("done")
 """
 
@@ -100,22 +117,21 @@ def test_workspaces_are_kept_on_many_cores():
 class Slow(OrderedDict):
     """Lets other threads in, between a look at what it has and a change."""
 
-    def __len__(self):
-        size = super().__len__()
+    def popitem(self, last=True):
         time.sleep(1e-5)
-        return size
+        return super().popitem(last)
 
 
-@pytest.mark.usefixtures("nothing_kept")
 def test_threads_that_keep_workspaces_at_once_do_no_harm(monkeypatch):
-    monkeypatch.setattr(abi, "SPARES", 0)  # what one keeps, the next drops
-    monkeypatch.setattr(abi, "_kept", Slow())
-    pools, wrong = [pool(rows) for rows in range(40, 47)], []
+    monkeypatch.setattr(memory, "WORKSPACES", 2)
+    monkeypatch.setattr(memory, "_kept", Slow())
+    monkeypatch.setattr(memory, "_kept_bytes", 0)
+    wrong = []
 
     def many(first):
         try:
             for i in range(100):
-                abi._keep(pools[(first + i) % 7], 1)
+                assert memory.keep((first + i) % 7, 1, lambda: None)
         except Exception as error:
             wrong.append(error)
 
@@ -125,4 +141,4 @@ def test_threads_that_keep_workspaces_at_once_do_no_harm(monkeypatch):
     for worker in workers:
         worker.join()
     assert not wrong
-    assert not abi._kept
+    assert len(memory._kept) == memory._kept_bytes == 2

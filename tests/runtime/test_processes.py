@@ -173,14 +173,14 @@ os._exit(0)
 
 LOCKED = """
 # A thread is changing the list of workspaces while the process forks.
-from fastbn._kernels import abi
+from fastbn._runtime import memory
 
 x = np.ones((40, 5000), np.float32)  # whose workspace is not small
 fastbn.forward(x)
 held = threading.Event()
 
 def hold():
-    with abi._lock:
+    with memory._lock:
         held.set()
         time.sleep(0.3)
 
