@@ -8,6 +8,7 @@ time by that walk's on the other half: 1 is the best choice, and noise alone giv
 import argparse
 import os
 from functools import partial
+from itertools import product
 from time import perf_counter
 
 import numpy as np
@@ -100,35 +101,27 @@ def main():
         fastbn.set_num_threads(options.threads)
     threads = fastbn.get_num_threads()
     settle_allocator()
-    ratios, cells = [], []
-    for shape in shapes():
+    ratios = {}
+    for shape, last, given in product(shapes(), (False, True), (False, True)):
         name = "x".join(map(str, shape))
-        if options.only not in name:
+        if options.only not in name or (last and len(shape) == 2):
             continue
-        for last in (False, True)[: 1 + (len(shape) > 2)]:
-            for given in (False, True):
-                passes, plan = calls(shape, last, given)
-                for label, (call, inputs) in passes.items():
-                    chosen = walks(plan, inputs, threads)
-                    found = times(call, list(chosen.values()), options.rounds)
-                    cell = f"{name} {'last' if last else 'first'} {label}{' out=' * given}"
-                    if found is None:
-                        print(f"{cell:48} noisy", flush=True)
-                        continue
-                    ratio, best = regret(found)
-                    names = " / ".join(dict.fromkeys(list(chosen)[k] for k in best))
-                    print(
-                        f"{cell:48}{1e6 * found[:, 0].min():9.0f} us {ratio:6.2f}  {names}",
-                        flush=True,
-                    )
-                    ratios.append(ratio)
-                    cells.append(cell)
+        passes, plan = calls(shape, last, given)
+        for label, (call, inputs) in passes.items():
+            chosen = walks(plan, inputs, threads)
+            found = times(call, list(chosen.values()), options.rounds)
+            cell = f"{name} {'last' if last else 'first'} {label}{' out=' * given}"
+            if found is None:
+                print(f"{cell:48} noisy", flush=True)
+                continue
+            ratios[cell], best = regret(found)
+            names = " / ".join(dict.fromkeys(list(chosen)[k] for k in best))
+            least = 1e6 * found[:, 0].min()
+            print(f"{cell:48}{least:9.0f} us {ratios[cell]:6.2f}  {names}", flush=True)
     if ratios:
-        worst = int(np.argmax(ratios))
-        mean = np.exp(np.log(ratios).mean())
-        print(
-            f"{len(ratios)} cells: geometric mean {mean:.3f}, worst {ratios[worst]:.2f} {cells[worst]}"
-        )
+        worst = max(ratios, key=ratios.__getitem__)
+        mean = np.exp(np.mean(np.log(list(ratios.values()))))
+        print(f"{len(ratios)} cells: mean {mean:.3f}, worst {ratios[worst]:.2f} {worst}")
         print(machine())
 
 

@@ -191,7 +191,8 @@ def finish(layout: Layout, result: np.ndarray, out: np.ndarray | None) -> np.nda
         with np.errstate(over="ignore"):  # float16 has infinity for what is beyond it
             if out is None:
                 moved = result if layout.order is None else result.transpose(layout.order)
-                return shaped(_copy(moved, layout.dtype), layout)
+                copy = _copy(moved, layout.dtype)
+                return copy if layout.order is None else copy.transpose(layout.inverse)
             out[...] = result
             return out
     return result

@@ -7,9 +7,9 @@ on every processor (docs/order.md).
 ``affine`` computes a vector of an output; ``affine_nontemporal`` stores it past the caches,
 ``affine_twice`` computes two with the same coefficients, and ``affine_pair`` serves a vector in
 which one channel's run ends and the next begins, so that all of them lie on cache lines.
-``add_rows`` and ``add_few`` add rows to the sums of their columns, ``sum_run`` sums runs one after the other and
-``sum_interleaved`` several at once. ``mean_near`` finds a value to subtract, and ``repeat`` widens
-a coefficient.
+``add_rows`` and ``add_few`` add rows to the sums of their columns, ``sum_run`` sums runs one after
+the other and ``sum_interleaved`` several at once. ``mean_near`` finds a value to subtract, and
+``repeat`` widens a coefficient.
 
 Sums of a handful of terms are taken in the data's own precision and added up in float64: float32
 data then run at the speed of a bare read pass, where converting each value first takes twice as

@@ -80,7 +80,7 @@ def slab() -> int:
 @cache
 def _found() -> tuple[int, int]:
     """Bytes of the second level and of the last one."""
-    sizes = {}
+    sizes: dict[int, int] = {}
     for place in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*"):
         with suppress(OSError, ValueError):
             level, text = ((place / name).read_text().strip() for name in ("level", "size"))

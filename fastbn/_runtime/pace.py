@@ -9,9 +9,9 @@ soon.
 import math
 from time import perf_counter
 
-# A launch is late that takes so many seconds longer than one thread alone has taken, or than so many
-# times the best launch of its kind. As long as one thread was not seen alone: than so many seconds
-# a value, which is long; where it is short, as on slow memory, one thread is seen alone next.
+# A launch is late that takes so many seconds longer than one thread alone has taken, or than so
+# many times the best launch of its kind. As long as one thread was not seen alone: than so many
+# seconds a value, which is long; where it is short, as on slow memory, one thread is seen next.
 DELAY, TIMES, VALUE = 5e-4, 4.0, 2e-9
 # Seconds alone after a late launch, then twice as many each time up to a limit; after so many
 # launches in time all is forgotten. A second is long enough for a launch that is late to be rare
