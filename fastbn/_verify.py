@@ -70,6 +70,14 @@ SMALL: dict[str, Case] = {
     "a small image, double": ((2, 3, 17, 19), 1, "f8", 3.0, _as_it_is),
     "runs of few vectors": ((19, 40, 20), 1, "f4", 3.0, _as_it_is),
     "runs of few vectors, double": ((19, 40, 19), 1, "f8", 3.0, _as_it_is),
+    "one sample of short runs": ((1, 3_001, 9), 1, "f4", 3.0, _as_it_is),
+    "short runs of few samples": ((5, 701, 3), 1, "f4", 3.0, _as_it_is),
+    "short runs of few samples, double": ((3, 301, 5), 1, "f8", 3.0, _as_it_is),
+    "a few short runs": ((3, 7, 5), 1, "f4", 3.0, _as_it_is),
+    "few long runs": ((3, 5, 3_001), 1, "f4", 3.0, _as_it_is),
+    "few rows": ((5, 3_001), 1, "f4", 3.0, _as_it_is),
+    "rows that are left": ((23, 300), 1, "f4", 3.0, _as_it_is),
+    "rows that are left, double": ((15, 90), 1, "f8", 3.0, _as_it_is),
 }
 # Once as with a cache that is larger, and once as with a small one, from which slabs and
 # non-temporal stores come.
@@ -90,6 +98,7 @@ TINY = (
     "three values a channel",
     "a small image",
     "a small image, double",
+    "a few short runs",
 )
 CACHES = {"large cache": 1 << 40, "small cache": 1}  # bytes
 TEAM = 4  # threads at most where there are slabs, which want several groups of channels for each
@@ -104,6 +113,8 @@ SPOILT = (
     "columns of runs",
     "reversed",
     "a small image",
+    "short runs of few samples",
+    "rows that are left",
     "slabs",
     "slabs, double",
 )
