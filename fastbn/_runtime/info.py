@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .._version import DIGEST, ORDER, __version__
 from . import cache as kernel_cache
-from . import threads
+from . import layer, neighbours, threads
 
 # A core with so large a second-level cache has a last level that is far away, and shared with many:
 # on 16 cores of an Intel Emerald Rapids (2 MB, and 300 MB for all), data of 13 MB take half as long
@@ -97,17 +97,6 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _threading_layer() -> str:
-    """Numba's threading layer: the one in use, else the one that is asked for."""
-    import numba
-    from numba.core import config
-
-    try:
-        return numba.threading_layer()
-    except ValueError:
-        return f"{config.THREADING_LAYER} (not started)"
-
-
 def config_info() -> dict[str, object]:
     """Versions, processor, threads and why, threading layer and cache directory.
 
@@ -122,7 +111,8 @@ def config_info() -> dict[str, object]:
         ``last_level_cache`` : bytes.
         ``threads`` : of a large call; ``threads_from`` : what decided it; ``thread_limits`` : all
         bounds.
-        ``threading_layer`` : Numba's; ``cache_directory`` : where compiled kernels are kept.
+        ``threading_layer`` : Numba's; ``threading_layer_from`` : what chose it.
+        ``cache_directory`` : where compiled kernels are kept.
         ``late_launches`` : of a team, which had to wait for a thread; ``alone_for`` : seconds for
         which large calls still compute alone after the last of them.
 
@@ -149,8 +139,9 @@ def config_info() -> dict[str, object]:
         "last_level_cache": last_level_cache(),
         "threads": threads.get_num_threads(),
         "threads_from": threads.decided_by(),
-        "thread_limits": dict(threads.limits()),
-        "threading_layer": _threading_layer(),
+        "thread_limits": threads.limits() | neighbours.limits(),
+        "threading_layer": layer.name(),
+        "threading_layer_from": layer.decided_by(),
         "cache_directory": str(kernel_cache.directory()),
         "late_launches": threads.pace.late,
         "alone_for": threads.pace.alone_for(),
