@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numba
 from numba.core import config
@@ -11,6 +11,7 @@ from . import neighbours
 
 # Numba's own order begins with tbb, whose launches take 1.5 to 3 times as long as omp's.
 NUMBAS, OURS = ["tbb", "omp", "workqueue"], ["omp", "tbb", "workqueue"]
+NOT_OMP = {"tbb", "workqueue", "safe"}  # what may be asked for that never is omp
 _from = ""  # what chose the layer, if fastbn has started it
 
 
@@ -59,11 +60,10 @@ def start() -> None:
     global _from
     if _started():
         return
-    chosen_by = decided_by()
-    with neighbours.openmp_as_before():
-        if _users():
-            numba.get_num_threads()
-        else:
-            with _omp_first():
-                numba.get_num_threads()
+    chosen_by, asked = decided_by(), str(config.THREADING_LAYER).lower()
+    with (
+        nullcontext() if asked in NOT_OMP else neighbours.openmp_as_before(),
+        nullcontext() if _users() else _omp_first(),
+    ):
+        numba.get_num_threads()
     _from = chosen_by
