@@ -31,10 +31,14 @@ def limits() -> dict[str, float]:
     return bounds.found(numba.config.NUMBA_NUM_THREADS)
 
 
+@cache
+def _default() -> int:
+    return int(min(limits().values()))
+
+
 def _number() -> int:
     """The number of threads as long as threadpoolctl limits nothing."""
-    chosen = getattr(_mine, "chosen", None) or _chosen
-    return int(min(limits().values())) if chosen is None else chosen
+    return getattr(_mine, "chosen", None) or _chosen or _default()
 
 
 neighbours.number = _number
