@@ -3,6 +3,7 @@
 import lazy_loader as _lazy
 
 from ._runtime import forks as _forks
+from ._runtime import neighbours as _neighbours
 from ._version import __version__ as __version__
 
 _attribute, __dir__, __all__ = _lazy.attach(
@@ -22,6 +23,8 @@ _attribute, __dir__, __all__ = _lazy.attach(
         "stats": ["Stats", "batch_stats", "merge_stats", "update_running_stats"],
     },
 )
+
+_neighbours.watch()
 
 
 def __getattr__(name: str):

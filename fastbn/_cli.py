@@ -135,7 +135,7 @@ def info(as_json: bool) -> None:
     for name, value in found.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {bound}" for key, bound in value.items())
-        print(f"{name.replace('_', ' '):20}{value}")
+        print(f"{name.replace('_', ' '):22}{value}")
 
 
 def _flushes_subnormals() -> bool:

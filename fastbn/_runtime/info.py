@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .._version import DIGEST, ORDER, __version__
 from . import cache as kernel_cache
-from . import caches, memory, threads
+from . import caches, layer, memory, neighbours, threads
 
 
 @cache
@@ -47,17 +47,6 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def _threading_layer() -> str:
-    """Numba's threading layer: the one in use, else the one that is asked for."""
-    import numba
-    from numba.core import config
-
-    try:
-        return numba.threading_layer()
-    except ValueError:
-        return f"{config.THREADING_LAYER} (not started)"
-
-
 def config_info() -> dict[str, object]:
     """Versions, processor, threads and why, threading layer and cache directory.
 
@@ -77,7 +66,8 @@ def config_info() -> dict[str, object]:
         calls; ``kept_memory_limit`` : the most that they may be.
         ``threads`` : of a large call; ``threads_from`` : what decided it; ``thread_limits`` : all
         bounds.
-        ``threading_layer`` : Numba's; ``cache_directory`` : where compiled kernels are kept.
+        ``threading_layer`` : Numba's; ``threading_layer_from`` : what chose it.
+        ``cache_directory`` : where compiled kernels are kept.
         ``late_launches`` : of a team, which had to wait for a thread; ``alone_for`` : seconds for
         which large calls still compute alone after the last of them.
 
@@ -106,8 +96,9 @@ def config_info() -> dict[str, object]:
         "kept_memory_limit": memory.limit() + memory.WORKSPACES,
         "threads": threads.get_num_threads(),
         "threads_from": threads.decided_by(),
-        "thread_limits": dict(threads.limits()),
-        "threading_layer": _threading_layer(),
+        "thread_limits": threads.limits() | neighbours.limits(),
+        "threading_layer": layer.name(),
+        "threading_layer_from": layer.decided_by(),
         "cache_directory": str(kernel_cache.directory()),
         "late_launches": threads.pace.late,
         "alone_for": threads.pace.alone_for(),

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from . import forks
-from .threads import control_groups
+from .bounds import control_groups
 
 # Bytes from which the memory of an array is kept: as many as the C library asks the system for one
 # by one. Smaller ones faulted no pages, and take 1 us less (AMD EPYC, 2026-11).

@@ -4,19 +4,17 @@ One team at a time: a caller that finds the team busy computes alone, with the s
 Numba's ``workqueue`` layer from aborting the process and bounds oversubscription on every layer.
 """
 
-import math
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from time import perf_counter
 
 import numba
 
-from . import errors, forks
+from . import bounds, errors, forks, layer, neighbours
 from .pace import Kind, Pace
 
 _team = threading.Lock()
@@ -27,62 +25,23 @@ _launched = False  # has this process, or the one that it was forked from, start
 _forked = False
 
 
-def control_groups(
-    controller: str,
-    root: Path = Path("/sys/fs/cgroup"),
-    own: Path = Path("/proc/self/cgroup"),
-) -> set[Path]:
-    """Where the limits of "cpu" or "memory" stand that this process is under, version 2 or 1.
-
-    A service's limit is that of its own group or of any above it; a container sees its own as root.
-    """
-    groups = {root, root / controller}
-    with suppress(OSError):
-        for line in own.read_text().splitlines():
-            _, controllers, path = (line + "::").split(":", 2)
-            base = root / controller if controller in controllers.split(",") else root
-            if not controllers or base != root:
-                inner = base / path.rstrip(":").lstrip("/")
-                groups |= {group for group in (inner, *inner.parents) if root in group.parents}
-    return groups
-
-
-def _cgroup_quota(*places: Path) -> float:
-    """CPUs that the control groups grant; infinity without a limit."""
-    return min(map(_quota, control_groups("cpu", *places)))
-
-
-def _quota(group: Path) -> float:
-    """What one control group grants, whichever the version of its files."""
-    with suppress(OSError, ValueError, ZeroDivisionError):
-        granted, period = (group / "cpu.max").read_text().split()
-        return math.inf if granted == "max" else int(granted) / int(period)
-    with suppress(OSError, ValueError, ZeroDivisionError):
-        quota = int((group / "cpu.cfs_quota_us").read_text())
-        return quota / int((group / "cpu.cfs_period_us").read_text()) if quota > 0 else math.inf
-    return math.inf
-
-
-def _affinity() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @cache
 def limits() -> dict[str, float]:
     """Every bound on the default number of threads, by name."""
-    found: dict[str, float] = {
-        "affinity": _affinity(),
-        "NUMBA_NUM_THREADS": numba.config.NUMBA_NUM_THREADS,
-    }
-    quota = _cgroup_quota()
-    if quota < math.inf:
-        found["cgroup quota"] = max(1, math.ceil(quota))
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if first.isdigit() and int(first) > 0:
-        found["OMP_NUM_THREADS"] = int(first)
-    return found
+    return bounds.found(numba.config.NUMBA_NUM_THREADS)
+
+
+@cache
+def _default() -> int:
+    return int(min(limits().values()))
+
+
+def _number() -> int:
+    """The number of threads as long as threadpoolctl limits nothing."""
+    return getattr(_mine, "chosen", None) or _chosen or _default()
+
+
+neighbours.number = _number
 
 
 def get_num_threads() -> int:
@@ -93,7 +52,7 @@ def get_num_threads() -> int:
     int
         Inside `threads`, what it was given; else what `set_num_threads` was given; else the least
         of the CPUs this process may run on, the control group's quota, ``NUMBA_NUM_THREADS`` and
-        ``OMP_NUM_THREADS``.
+        ``OMP_NUM_THREADS``. Never more than what threadpoolctl allows this Python thread.
 
     Examples
     --------
@@ -101,8 +60,7 @@ def get_num_threads() -> int:
     >>> fastbn.get_num_threads() >= 1
     True
     """
-    chosen = getattr(_mine, "chosen", None) or _chosen
-    return int(min(limits().values())) if chosen is None else chosen
+    return neighbours.limited(_number())
 
 
 def _checked(k: object) -> int:
@@ -173,6 +131,8 @@ def threads(k: int) -> Iterator[None]:
 
 def decided_by() -> str:
     """What gave the number of threads."""
+    if get_num_threads() < _number():
+        return "threadpoolctl"
     if getattr(_mine, "chosen", None) is not None:
         return "threads"
     if _chosen is not None:
@@ -205,7 +165,7 @@ def _launch(parallel: Callable, threads: int, args: tuple) -> None:
     method = multiprocessing.get_start_method(allow_none=True) if first else None
     if first:
         with forks.importing:
-            numba.get_num_threads()  # starts the threading layer, whose modules it imports
+            layer.start()  # imports modules
     fewer = threads < numba.config.NUMBA_NUM_THREADS  # without a mask the whole team would wake
     theirs = numba.get_num_threads() if fewer else threads
     if fewer:

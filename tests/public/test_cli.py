@@ -49,7 +49,7 @@ def as_started(monkeypatch):
 
 
 # Of what `info` says, what follows from calls that its process has not made.
-OF_A_PROCESS = {"threading_layer": "", "kept_memory": 0}
+OF_A_PROCESS = {"threading_layer": "", "threading_layer_from": "", "kept_memory": 0}
 
 
 def test_info_prints_all_of_config_info(as_started):

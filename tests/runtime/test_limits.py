@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fastbn._runtime import threads
+from fastbn._runtime import bounds
 
 
 def groups(tmp_path, membership, files):
@@ -14,7 +14,7 @@ def groups(tmp_path, membership, files):
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    return threads._cgroup_quota(root, own)
+    return bounds._cgroup_quota(root, own)
 
 
 V1 = "12:pids:/a\n4:cpu,cpuacct:/a/b\n1:name=systemd:/x\n"
@@ -67,7 +67,7 @@ def test_cgroup_quota(tmp_path, name):
 
 def test_without_proc_the_root_group_counts(tmp_path):
     (tmp_path / "cpu.max").write_text("200000 100000\n")
-    assert threads._cgroup_quota(tmp_path, tmp_path / "none") == 2
+    assert bounds._cgroup_quota(tmp_path, tmp_path / "none") == 2
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_without_proc_the_root_group_counts(tmp_path):
 )
 def test_omp_num_threads(monkeypatch, text, limit):
     monkeypatch.setenv("OMP_NUM_THREADS", text)
-    assert threads.limits.__wrapped__().get("OMP_NUM_THREADS") == limit
+    assert bounds.found().get("OMP_NUM_THREADS") == limit
 
 
 def test_a_quota_is_rounded_up_and_decides(monkeypatch):
-    monkeypatch.setattr(threads, "_cgroup_quota", lambda: 0.4)
-    assert threads.limits.__wrapped__()["cgroup quota"] == 1
+    monkeypatch.setattr(bounds, "_cgroup_quota", lambda: 0.4)
+    assert bounds.found()["cgroup quota"] == 1

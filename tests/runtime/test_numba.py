@@ -7,6 +7,7 @@ from pathlib import Path
 import numba
 import pytest
 from numba import types
+from process import environment, run_python
 
 import fastbn
 
@@ -85,3 +86,17 @@ def test_what_tells_whether_the_processor_fuses():
 
     machine = cpu_target.target_context.codegen().magic_tuple()
     assert [type(part) for part in machine] == [str] * 3, VERSION
+
+
+def test_what_puts_openmps_settings_back_and_prefers_omp():
+    from numba.core import config
+
+    assert sorted(config.THREADING_LAYER_PRIORITY) == ["omp", "tbb", "workqueue"], VERSION
+    assert isinstance(config.THREADING_LAYER, str), VERSION
+    environment("omp")  # skips where there is no numba.np.ufunc.omppool
+    code = """
+import ctypes
+from numba.np.ufunc import omppool
+ctypes.CDLL(omppool.__file__).omp_get_max_threads()
+"""
+    run_python(code)

@@ -16,9 +16,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # knows only itself and the rooms before it, and files on one line do not know each other.
 LADDER = [
     ["_version"],
-    ["_runtime", "_runtime.errors", "_runtime.forks", "_runtime.pace"],
-    ["_runtime.cache", "_runtime.threads"],
-    ["_runtime.caches", "_runtime.memory"],
+    ["_runtime", "_runtime.errors", "_runtime.forks", "_runtime.bounds", "_runtime.pace"],
+    ["_runtime.cache", "_runtime.neighbours"],
+    ["_runtime.layer", "_runtime.caches", "_runtime.memory"],
+    ["_runtime.threads"],
     ["_runtime.jit", "_runtime.info"],
     ["_kernels", "_kernels.abi"],
     ["_kernels.interpreted", "_kernels.schedule"],
