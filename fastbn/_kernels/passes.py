@@ -93,7 +93,7 @@ def _share(t, team, exact, stage, address):
 
 def _run(threads, address):
     """Sum all blocks, and once more if need be; then write all values. Or do both slab by slab."""
-    team = np.uintp(threads)
+    team, address = np.uintp(threads), np.uintp(address)
     context = record_at(address, CONTEXT)
     exact, stage = ZERO, SLABS if _work(SLABS, address)[0] != ZERO else SHIFT
     while stage != DONE:
@@ -203,7 +203,7 @@ def _pass(start: Callable, plan: Plan, task: int, arguments: tuple) -> None:
     todo = plan.steps.get((task, threads)) or _todo(plan, task, threads)
     context = workspace.context
     start(threads, context, todo.address, *arguments)
-    if threads > 1 and not _threads.run(_team, threads, todo.kind, np.uintp(context)):
+    if threads > 1 and not _threads.run(_team, threads, todo.kind, context):
         begin = perf_counter()
         start(1, context, todo.address, *arguments)
         todo.kind.alone(perf_counter() - begin)

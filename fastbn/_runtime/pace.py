@@ -13,10 +13,11 @@ from time import perf_counter
 # many times the best launch of its kind. As long as one thread was not seen alone: than so many
 # seconds a value, which is long; where it is short, as on slow memory, one thread is seen next.
 DELAY, TIMES, VALUE = 5e-4, 4.0, 2e-9
-# Seconds alone after a late launch, then twice as many each time up to a limit; after so many
-# launches in time all is forgotten. A second is long enough for a launch that is late to be rare
-# among calls of a millisecond, and short enough to notice that the others are gone.
-FIRST, MOST, IN_TIME = 0.1, 1.0, 64
+# Seconds alone after a late launch, so many times as many after each of the next ones, and at most;
+# after so many launches in time all is forgotten. The first are short, for any machine has hiccups;
+# a second is long enough for late launches to be rare among calls of a millisecond, and short
+# enough to notice that the others are gone.
+FIRST, GROWTH, MOST, IN_TIME = 0.005, 4.0, 1.0, 64
 
 
 class Kind:
@@ -33,6 +34,8 @@ class Kind:
 
     def late(self, seconds: float) -> bool:
         """Whether a launch that took so long was late."""
+        if self._least <= seconds < DELAY:  # most launches
+            return False
         alone = self._alone if self._alone < math.inf else VALUE * self._values
         limit = DELAY + min(alone, TIMES * self._least)
         self._least = min(self._least, seconds)
@@ -59,7 +62,7 @@ class Pace:
         """How long a launch took."""
         if kind.late(seconds):
             self.late += 1
-            self._pause, self._in_time = min(MOST, 2 * self._pause or FIRST), 0
+            self._pause, self._in_time = min(MOST, GROWTH * self._pause or FIRST), 0
             self._until = perf_counter() + self._pause
         elif self._pause:
             self._in_time += 1
