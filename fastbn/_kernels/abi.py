@@ -51,9 +51,10 @@ PLAN = _fields(
     "blocks",  # that are summed, by rows or by columns
     *("reduce_by_rows", "block_samples", "piece", "pieces"),  # a block of `rows.reduce`
     *("units", "unit_channels"),  # into which an array can be cut, channel by channel
-    *("width", "tile", "height", "tile_room"),  # a block of `columns.reduce`; room for a tile
+    *("width", "tile", "height", "tile_room"),  # a block of `columns.reduce`; columns at once
     *("write_by_rows", "write_width"),
     "write_unit",  # values of whole rows that are whole vectors
+    "few_rows",  # whether a block's columns can be written before others are summed
     "aligned",  # stores: to whole lines
 )
 

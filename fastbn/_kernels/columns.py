@@ -200,9 +200,13 @@ def reduce(context, plan, real, t, exact, x, dy, first, last):
     direct = width == c and c % lanes == ZERO
     reach = (width + lanes - ONE) // lanes * lanes  # of a row's last vector
     safe = (size - reach) // width + ONE if reach <= size else ZERO
-    for k in range(first, last):
+    k = first
+    while k < last:
         i, start = k // tiles, k % tiles * plan.tile
-        n, channel = min(plan.tile, width - start), start // run
+        # Neighbouring tiles at once, as many as there is room for.
+        many = min(last - k, tiles - k % tiles, max(ONE, room // plan.tile))
+        n, channel = min(many * plan.tile, width - start), start // run
+        k += many
         if direct:
             s1 = span(partial_sums, i * c + start, n)
             s2 = span(partial_sums, (parts + i) * c + start, n)

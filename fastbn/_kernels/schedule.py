@@ -21,7 +21,8 @@ SHORT_SAMPLE = 512  # values of a sample; short runs of shorter ones are summed 
 BLOCK = 16384  # values in a block: 64 to 128 KB, a few microseconds
 NARROW = 256  # bytes of a row that is summed, or twice as many, where samples fit
 WIDEN = 256  # columns up to which narrow samples are put side by side, so that vectors are full
-COLUMNS = 4096  # columns in a tile: its sums fit 64 KB; narrower tiles of (4096, 4096) take longer
+UNIT = 64  # columns in a tile, and more where a channel has them: what a thread can be given
+COLUMNS = 4096  # columns at once, whose sums fit 64 KB; (4096, 4096) takes longer with fewer
 WRITE_COLUMNS = 512  # columns up to which narrow samples are put side by side to be written
 # Blocks of columns are large: their partial sums travel between cores, and (6272, 256) takes 142 us
 # in 98 blocks, 71 us in 2; (1568, 2048) 593 in ones of half the size, 535 in these.
@@ -29,7 +30,9 @@ TILE_VALUES, MIN_TILES, MAX_TILES = 1 << 18, 8, 128
 MAX_SUMS = 1 << 16  # partial sums of an array's columns, which one thread merges
 MAX_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
-FEW_ROWS, TILE = 64, 1024  # fewer rows than that are taken some columns at a time
+# Rows, or an eighth as many as columns, that are few: taken so many columns at a time, each summed
+# and then written, (100, 4000) takes 47 us, as a whole 84; (1024, 1024) 103 and 95.
+FEW_ROWS, FEWER_THAN_COLUMNS, TILE = 128, 8, 1024
 EVEN = 1.07  # most that the largest share of a team may be of the mean
 
 
@@ -63,7 +66,7 @@ class Plan:
         if not (both and self.large and self.in_slabs and share * threads <= EVEN * units):
             return Walk(0, outgrown)
         if not self.cut["reduce_by_rows"]:
-            return Walk(1, outgrown)
+            return Walk(max(1, min(share, TILE // self.cut["tile"])), outgrown)
         return Walk(self.slab(inputs, caches.slab(), share) if outgrown else share, outgrown)
 
     def slab(self, inputs: int, nbytes: int, share: int) -> int:
@@ -78,7 +81,7 @@ class Plan:
         row = cut["channels"] * cut["run"]
         if not cut["write_by_rows"] and cut["write_width"] != row:
             return False
-        return bool(cut["reduce_by_rows"]) or (cut["width"] == row and cut["samples"] < FEW_ROWS)
+        return bool(cut["reduce_by_rows"] or (cut["width"] == row and cut["few_rows"]))
 
 
 def _ceil(a: int, b: int) -> int:
@@ -149,14 +152,17 @@ def _by_columns(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
     height = min(rows, _ceil(height, INTERLEAVED) * INTERLEAVED)
     parts = max(1, _ceil(rows, height))
     tile = width
-    if width > (COLUMNS if rows >= FEW_ROWS else TILE):
+    if width == c * run:
         unit = math.lcm(run, VECTOR_BYTES // itemsize)
-        tile = max(unit, (COLUMNS if rows >= FEW_ROWS else TILE) // unit * unit)
+        tile = min(width, _ceil(UNIT, unit) * unit)
+    few = rows <= FEW_ROWS or FEWER_THAN_COLUMNS * rows <= width
+    at_once = max(tile, (TILE if few else COLUMNS) // tile * tile)
     return {
         "reduce_by_rows": 0,
         "width": width,
+        "few_rows": int(few),
         "tile": tile,
-        "tile_room": _whole_lines(tile),
+        "tile_room": _whole_lines(min(width, at_once)),
         "height": height,
         "pieces": 1,
         "units": _ceil(width, tile),

@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 from . import cache as kernel_cache
 
-# Data outgrow the caches from so many of them on, inputs and output. Then stores go past the
-# caches, and a thread sums and writes a slab that fits half its own cache before the next one. With
-# 32 MB of cache, on one thread, gradients of 25 MB take 0.84 of the time of whole arrays and plain
-# stores, of 41 MB 0.79; outputs of 26 MB 0.96, and if they are read at once, 1.1 (AMD EPYC,
-# 2026-11).
-OUTGROWN, SLAB = 0.75, 0.5
+# Data outgrow the caches from so many of them on, inputs and output; those of one thread earlier.
+# Then stores go past the caches, and a thread sums and writes a slab that fits half its own cache
+# before the next one. With 32 MB of cache, on two threads, outputs and gradients of 38 MB and more
+# take 0.65 to 0.85 of the time of whole arrays and plain stores, outputs of 26 MB 1.2 to 1.4; on
+# one thread these take 0.87 to 0.96, and 0.69 to 0.93 from 38 MB on (AMD EPYC, 2026-11).
+OUTGROWN, OUTGROWN_ALONE, SLAB = 1.0, 0.75, 0.5
 # A core with so large a second-level cache has a last level that is far away, and shared with many:
 # on 16 cores of an Intel Emerald Rapids (2 MB, and 300 MB for all), data of 13 MB take half as long
 # in slabs for the second level. With 1 MB, and 32 MB near by, 1.2 times as long (AMD EPYC).
@@ -68,7 +68,7 @@ def outgrown(inputs: int, threads: int) -> int:
     near = last_level()
     if of_core() >= FAR_CACHE_L2:
         near = min(near, max(LEAST_NEAR, threads * of_core()))
-    return max(1, int(OUTGROWN * near))
+    return max(1, int((OUTGROWN if threads > 1 else OUTGROWN_ALONE) * near))
 
 
 def slab() -> int:

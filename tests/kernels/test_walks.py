@@ -24,7 +24,7 @@ def walk(shape, dtype):
     itemsize = np.dtype(dtype).itemsize
     cut = schedule.plan(shape, 1, itemsize).cut
     assert not cut["reduce_by_rows"], shape
-    if cut["tile"] < cut["width"]:
+    if cut["tile_room"] < cut["width"]:
         return "tiles"
     names = {schedule.NARROW: "narrow", 2 * schedule.NARROW: "middle"}
     return names.get(cut["width"] * itemsize, "wide")
