@@ -87,7 +87,7 @@ def _files(directory: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in directory.glob("*.kernel")}
 
 
-def warmup(dtypes: list[str], layouts: list[str], passes: list[str]) -> int:
+def warmup(dtypes: list[str], layouts: list[str], passes: list[str], tune_too: bool) -> int:
     """Have every kernel that is asked for in the cache; the exit code."""
     start = perf_counter()
     # A machine with one processor compiles for those with more; Numba is not imported yet.
@@ -108,7 +108,7 @@ def warmup(dtypes: list[str], layouts: list[str], passes: list[str]) -> int:
             return 1
     seconds = perf_counter() - start
     print(f"{compiled} kernels compiled, {found} found, in {seconds:.1f} s: {directory}")
-    return 0
+    return tune() if tune_too else 0
 
 
 def tune() -> int:
@@ -301,6 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         text = f"some of {','.join(allowed)} (default: {default})"
         ahead.add_argument(option, type=kind, default=default, help=text)
+    ahead.add_argument("--tune", dest="tune_too", action="store_true", help="and then `tune`")
 
     commands.add_parser("tune", help="measure how this machine's caches are best used, and keep it")
 

@@ -49,7 +49,9 @@ def as_started(monkeypatch):
 
 
 # Of what `info` says, what follows from calls that its process has not made.
-OF_A_PROCESS = {"threading_layer": "", "threading_layer_from": "", "kept_memory": 0}
+OF_A_PROCESS = dict.fromkeys(
+    ("threading_layer", "threading_layer_from", "kept_memory", "late_launches", "alone_for")
+)
 
 
 def test_info_prints_all_of_config_info(as_started):
@@ -79,6 +81,32 @@ def test_warmup_fills_an_empty_cache(warm):
     lines = process.stderr.splitlines()
     assert lines[0] == "1/8 float32 channels_first forward small"
     assert lines[-1] == "8/8 float32 channels_last backward large"
+
+
+TUNE = """
+import sys
+from fastbn import _cli, _tune
+
+_tune.SIZES, _tune.ROUNDS = (1 << 18, 1 << 19), 1
+sys.exit(_cli.main(sys.argv[1:]))
+"""
+
+
+def test_tune_keeps_what_it_finds(tmp_path):
+    def run(*arguments):
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        process = subprocess.run(
+            [sys.executable, *arguments], env=environment, capture_output=True, text=True
+        )
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    lines = run("-c", TUNE, "tune").splitlines()
+    assert lines[0].startswith("1 threads, forward: outgrown from ")
+    assert lines[-1].startswith(f"kept in {tmp_path}")
+    found = json.loads(run("-m", "fastbn", "info", "--json"))
+    assert found["walks_from"].startswith("tune (tuned-")
+    assert len(list(tmp_path.rglob("tuned-*.json"))) == 1
 
 
 CALLS = """

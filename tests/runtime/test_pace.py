@@ -1,0 +1,85 @@
+"""Launches that come late have calls compute alone for a while, with the same bits."""
+
+import time
+
+import numpy as np
+import pytest
+
+import fastbn
+from fastbn._runtime import pace, threads
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass only as the test says."""
+    now = [100.0]
+    monkeypatch.setattr(pace, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_what_is_late():
+    kind = pace.Kind(100_000)
+    assert not kind.late(0.0006)  # a first launch may take DELAY, and VALUE for each value
+    assert kind.late(0.001)
+    assert not kind.late(0.0001)
+    assert not kind.late(0.0004)
+    assert kind.late(0.00061 + 4 * 0.0001)
+
+
+def test_a_slow_machine_is_not_late_for_ever():
+    """Where memory is slow a team takes longer than VALUE says, but not longer than one thread."""
+    kind = pace.Kind(100_000)
+    assert kind.late(0.01)
+    kind.alone(0.018)
+    assert not kind.late(0.01)
+    assert kind.late(0.02)
+
+
+def test_alone_for_longer_each_time_and_no_longer_than_a_second(clock):
+    here, kind, rests = pace.Pace(), pace.Kind(1), []
+    for _ in range(8):
+        here.note(kind, 1.0)
+        rests.append(here.alone_for())
+        assert here.rests()
+        clock[0] += rests[-1] + 1e-9
+        assert not here.rests()
+    assert rests[0] == pytest.approx(pace.FIRST)
+    assert rests == sorted(rests)
+    assert rests[-1] == pytest.approx(pace.MOST)
+    assert here.late == 8
+
+
+def test_launches_in_time_are_trusted_again(clock):
+    here, kind = pace.Pace(), pace.Kind(1)
+    for _ in range(4):
+        here.note(kind, 1.0)
+        clock[0] += 2
+    for _ in range(pace.IN_TIME):
+        here.note(kind, 0.0)
+    here.note(kind, 1.0)
+    assert here.alone_for() == pytest.approx(pace.FIRST)
+
+
+@pytest.mark.skipif(fastbn.config_info()["thread_limits"]["NUMBA_NUM_THREADS"] < 2, reason="alone")
+@pytest.mark.usefixtures("keep_threads")
+def test_calls_after_a_late_launch_compute_alone(monkeypatch):
+    monkeypatch.setattr(threads, "pace", pace.Pace())
+    fastbn.set_num_threads(2)
+    x = np.random.default_rng(0).standard_normal((64, 32, 10, 10), np.float32)
+    expected, _ = fastbn.forward(x)  # starts the team, and compiles
+    launched, launch = [], threads._launch
+
+    def late(parallel, team, args):
+        launched.append(team)
+        launch(parallel, team, args)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(threads, "_launch", late)
+    monkeypatch.setattr(pace, "FIRST", 60.0)
+    monkeypatch.setattr(pace, "MOST", 60.0)
+    for _ in range(5):
+        np.testing.assert_array_equal(fastbn.forward(x)[0], expected)
+    assert launched == [2]
+    found = fastbn.config_info()
+    assert found["late_launches"] == 1
+    assert 0 < found["alone_for"] <= 60
