@@ -52,11 +52,10 @@ def ratios(some, layout, operation, seconds):
 
 def summary(found):
     """A line about some cells."""
-    values = np.array(list(found.values()))
-    worst = min(found, key=found.__getitem__)
-    mean, lost, far = np.exp(np.log(values).mean()), np.sum(values < 0.95), np.sum(values < 0.8)
-    shape = "x".join(map(str, worst))
-    return f"{mean:5.2f}, {lost} of {len(values)} below 0.95, {far} below 0.8, {values.min():.2f} {shape}"
+    values, worst = np.array(list(found.values())), min(found, key=found.__getitem__)
+    below = ", ".join(f"{np.sum(values < bound)} below {bound}" for bound in (0.95, 0.8))
+    mean, shape = np.exp(np.log(values).mean()), "x".join(map(str, worst))
+    return f"{mean:5.2f}, of {len(values)} {below}, worst {values.min():.2f} {shape}"
 
 
 def main():

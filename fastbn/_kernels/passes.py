@@ -198,7 +198,7 @@ def _todo(plan: Plan, task: int, threads: int) -> Todo:
 
 
 def _pass(start: Callable, plan: Plan, task: int, arguments: tuple) -> None:
-    threads = _threads.get_num_threads() if plan.large else 1
+    threads = min(plan.team, _threads.get_num_threads()) if plan.team > 1 else 1
     workspace = plan.pool.take(threads)
     todo = plan.steps.get((task, threads)) or _todo(plan, task, threads)
     context = workspace.context

@@ -52,7 +52,8 @@ class Plan:
 
     def __init__(self, cut: dict[str, int], dtype: np.dtype):
         self.cut, self.dtype, self.record = cut, dtype, abi.record(abi.PLAN, cut)
-        self.large = cut["size"] >= LARGE  # worth a team of threads
+        # Threads that it is worth: a launch for half of `LARGE` values each takes as long as they do.
+        self.team = max(1, 2 * cut["size"] // LARGE) if cut["size"] >= LARGE else 1
         self.pool = abi.Pool(self.record, cut, dtype)
         self.steps: dict[tuple, Any] = {}  # of `passes`, for each task
 
@@ -63,7 +64,7 @@ class Plan:
         size, units = self.cut["size"] * self.dtype.itemsize, self.cut["units"]
         outgrown = (inputs + 1) * size >= caches.outgrown(inputs, threads)
         share = _ceil(units, threads)
-        if not (both and self.large and self.in_slabs and share * threads <= EVEN * units):
+        if not (both and self.team > 1 and self.in_slabs and share * threads <= EVEN * units):
             return Walk(0, outgrown)
         if not self.cut["reduce_by_rows"]:
             return Walk(max(1, min(share, TILE // self.cut["tile"])), outgrown)

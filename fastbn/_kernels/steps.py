@@ -6,8 +6,10 @@
 - *prepare*: the coefficients of channels, before they are written.
 - *write*: some values of the output.
 
-All are called as ``step(t, exact, first, last, context)``, where t is the number of the thread. A
-step is found by its key, and compiled when its address is first asked for.
+All are called as ``step(t, how, first, last, context)``, where t is the number of the thread. To a
+sum and a merge, ``how`` says whether channels that are marked are summed once more, exactly; to a
+write, in how many samples the range lies, one after the other. A step is found by its key, and
+compiled when its address is first asked for.
 """
 
 from collections.abc import Callable, Iterator

@@ -100,7 +100,8 @@ from fastbn._runtime import memory
 
 x = np.ones((40, 5000), np.float32)
 x[::2] = 3
-pool = layout.see(x, 1)[1].plan.pool
+plan = layout.see(x, 1)[1].plan
+plan.team, pool = 64, plan.pool
 for threads in (1, 2, 16, 64):
     fastbn.set_num_threads(threads)
     y, saved = fastbn.forward(x, eps=0.0)

@@ -110,6 +110,15 @@ def test_slabs_give_the_same_bits_on_many_cores():
     assert run_python(MANY, NUMBA_NUM_THREADS="64") == "done\n"
 
 
+def test_a_team_is_no_larger_than_its_work():
+    def team(size):
+        return schedule.plan((size // 64, 64), 1, 4).team
+
+    assert team(schedule.LARGE - 64) == 1
+    assert team(schedule.LARGE) == 2
+    assert team(4 * schedule.LARGE) == 8
+
+
 def test_what_is_taken_in_slabs():
     def kinds(shape, threads=2):
         with layout.assume_cache(32 << 20):
@@ -121,7 +130,8 @@ def test_what_is_taken_in_slabs():
             return found
 
     assert kinds((32, 64, 112, 112)) == ["slabs, past", "slabs, past"]
-    assert kinds((32, 128, 28, 28)) == ["slabs, past", "slabs, past"]
+    assert kinds((32, 128, 28, 28)) == ["share", "slabs, past"]
+    assert kinds((32, 128, 28, 28), threads=1) == ["slabs, past", "slabs, past"]
     assert kinds((32, 256, 14, 14)) == ["share", "share"]  # it fits the cache
     assert kinds((64, 3, 224, 224)) == ["whole, past", "whole, past"]  # 3 channels for 2 threads
     assert kinds((32, 64, 112, 112), threads=64)[0] == "slabs, past"
