@@ -134,7 +134,7 @@ def test_what_is_taken_in_slabs():
     assert kinds((32, 128, 28, 28), threads=1) == ["slabs, past", "slabs, past"]
     assert kinds((32, 256, 14, 14)) == ["share", "share"]  # it fits the cache
     assert kinds((64, 3, 224, 224)) == ["whole, past", "whole, past"]  # 3 channels for 2 threads
-    assert kinds((32, 64, 112, 112), threads=64)[0] == "slabs, past"
+    assert kinds((32, 64, 112, 112), threads=64)[0] == "share, past"  # of one channel
     assert kinds((401408, 64)) == ["whole, past", "whole, past"]  # no runs
     assert kinds((16, 23156)) == ["slabs", "slabs"]  # few rows: a tile at a time
     assert kinds((256, 1024)) == ["whole", "whole"]
