@@ -2,8 +2,8 @@
 
 Any array is seen as (N, C, L) in memory order: L values in a run, C channels, N samples. The blocks
 of the statistics depend on shape and dtype only, so results have the same bits at any number of
-threads; the size of the last-level cache decides on slabs and on the kind of store. Times are those
-of 2 cores of an AMD EPYC (2026-11).
+threads. The walk through memory and the kind of store depend on threads and on the processor's
+caches (`caches`), and change no bit. Times are those of 2 cores of an AMD EPYC (2026-11).
 """
 
 import math
@@ -52,7 +52,7 @@ class Plan:
 
     def __init__(self, cut: dict[str, int], dtype: np.dtype):
         self.cut, self.dtype, self.record = cut, dtype, abi.record(abi.PLAN, cut)
-        # Threads that it is worth: a launch for half of `LARGE` values each takes as long as they do.
+        # Threads that it is worth: a launch takes about as long as half of `LARGE` values do.
         self.team = max(1, 2 * cut["size"] // LARGE) if cut["size"] >= LARGE else 1
         self.pool = abi.Pool(self.record, cut, dtype)
         self.steps: dict[tuple, Any] = {}  # of `passes`, for each task
