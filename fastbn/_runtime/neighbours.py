@@ -65,7 +65,8 @@ def openmp_as_before() -> Iterator[None]:
 
 # --- threadpoolctl --------------------------------------------------------------------------------
 
-_mine = threading.local()  # `limit`: what threadpoolctl allows this Python thread
+# What threadpoolctl allows, by the Python thread that said so, and as long as that one lives.
+_limits: dict[threading.Thread, int] = {}
 _told: ModuleType | None = None  # the threadpoolctl that knows of fastbn
 
 
@@ -77,17 +78,20 @@ def number() -> int:
 
 
 def limits() -> dict[str, float]:
-    """What threadpoolctl allows this Python thread, if it limits it."""
-    limit = getattr(_mine, "limit", None)
-    return {} if limit is None else {"threadpoolctl": limit}
+    """What threadpoolctl allows, if it limits the process: the least of all Python threads' limits.
+
+    Each Python thread has its own, so that blocks which overlap in time end in any order. They hold
+    for all: whoever computes in a thread pool sets one limit around it.
+    """
+    found = [limit for thread, limit in list(_limits.items()) if thread.is_alive()]
+    return {"threadpoolctl": min(found)} if found else {}
 
 
 def limited(threads: int) -> int:
-    """So many threads, or as many as threadpoolctl allows this Python thread."""
+    """So many threads, or as many as threadpoolctl allows."""
     if sys.modules.get("threadpoolctl") is not _told:
         tell()
-    limit = getattr(_mine, "limit", None)
-    return threads if limit is None else min(threads, limit)
+    return int(min([threads, *limits().values()])) if _limits else threads
 
 
 class Number(int):
@@ -98,12 +102,19 @@ class Number(int):
 
 def _get() -> Number:
     threads = Number(limited(number()))
-    threads.limit = getattr(_mine, "limit", None)
+    threads.limit = _limits.get(threading.current_thread())
     return threads
 
 
 def _set(threads: int) -> None:
-    _mine.limit = threads.limit if isinstance(threads, Number) else max(1, int(threads))
+    limit = threads.limit if isinstance(threads, Number) else max(1, int(threads))
+    for thread in list(_limits):
+        if not thread.is_alive():
+            _limits.pop(thread, None)
+    if limit is None:
+        _limits.pop(threading.current_thread(), None)
+    else:
+        _limits[threading.current_thread()] = limit
 
 
 def _library() -> str | None:

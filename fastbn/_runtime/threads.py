@@ -53,7 +53,7 @@ def get_num_threads() -> int:
     int
         Inside `threads`, what it was given; else what `set_num_threads` was given; else the least
         of the CPUs this process may run on, the control group's quota, ``NUMBA_NUM_THREADS`` and
-        ``OMP_NUM_THREADS``. Never more than what threadpoolctl allows this Python thread.
+        ``OMP_NUM_THREADS``. Never more than what threadpoolctl allows.
 
     Examples
     --------

@@ -302,7 +302,7 @@ def test_a_limit_bounds_what_fastbn_was_given():
         info = fastbn.config_info()
         assert info["threads"] == info["thread_limits"]["threadpoolctl"] == 2
         assert info["threads_from"] == "threadpoolctl"
-        assert pool.submit(fastbn.get_num_threads).result() == 3  # limits one Python thread
+        assert pool.submit(fastbn.get_num_threads).result() == 2  # limits all Python threads
         fastbn.set_num_threads(4)
         with fastbn.threads(5):
             assert fastbn.get_num_threads() == 2
@@ -311,6 +311,41 @@ def test_a_limit_bounds_what_fastbn_was_given():
             assert fastbn.config_info()["threads_from"] == "threads"
     assert fastbn.get_num_threads() == 4
     assert "threadpoolctl" not in fastbn.config_info()["thread_limits"]
+
+
+OVERLAP = """
+import os, threading
+import fastbn, threadpoolctl
+
+fastbn.set_num_threads(8)
+entered, left = threading.Event(), threading.Event()
+
+def second():
+    with threadpoolctl.threadpool_limits(1):
+        entered.set()
+        left.wait()
+        assert fastbn.get_num_threads() == 1
+
+other = threading.Thread(target=second, daemon=True)
+with threadpoolctl.threadpool_limits(2):
+    other.start()
+    entered.wait()
+    assert fastbn.get_num_threads() == 1
+assert fastbn.get_num_threads() == 1
+if hasattr(os, "fork"):
+    child = os.fork()
+    if child == 0:
+        os._exit(fastbn.get_num_threads())  # the other thread is not there
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 8
+left.set()
+other.join()
+assert fastbn.get_num_threads() == 8
+"""
+
+
+@needs("threadpoolctl")
+def test_limits_of_python_threads_that_overlap_in_time():
+    run_to_end(OVERLAP)
 
 
 @needs("threadpoolctl")
