@@ -36,7 +36,7 @@ def shapes():
 
 def walks(plan, inputs, threads):
     """Every walk of a pass, by name: whole arrays or slabs, plain or non-temporal stores."""
-    found = {"default": None}
+    found, threads = {"default": None}, min(plan.team, threads)
     share, core = -(-plan.cut["units"] // threads), caches.of_core()
     for nontemporal in (False, True):
         stores = ", past the caches" if nontemporal else ""
@@ -50,27 +50,34 @@ def walks(plan, inputs, threads):
 
 
 def calls(shape, last, given):
-    """{pass: call, number of inputs}, and the plan of the shape."""
+    """{pass: (what makes its call, number of inputs)}, and the plan of the shape.
+
+    A call is to be made while a walk is forced: a gradient's plan is that of its `Saved`.
+    """
     rng, (n, c, *rest) = np.random.default_rng(0), shape
     x, dy = rng.standard_normal((2, n, *rest, c) if last else (2, *shape), np.float32)
     if last:
         x, dy = np.moveaxis(x, -1, 1), np.moveaxis(dy, -1, 1)
     out = np.empty_like(x) if given else None
-    _, saved = fastbn.forward(x)
-    forward = partial(fastbn.forward, x, out=out)
-    backward = partial(fastbn.backward, dy, saved, out=out)
+
+    def forward():
+        return partial(fastbn.forward, x, out=out)
+
+    def backward():
+        return partial(fastbn.backward, dy, fastbn.forward(x)[1], out=out)
+
     return {"forward": (forward, 1), "backward": (backward, 2)}, layout.see(x, 1)[1].plan
 
 
-def times(call, chosen, rounds):
+def times(make, chosen, rounds):
     """Seconds, (rounds, walks), of the best of three calls; None while others are busy."""
     found = np.empty((rounds, len(chosen)))
-    before = busy()
-    order = np.random.default_rng(0)
+    before, order = busy(), np.random.default_rng(0)
     for row in found:
         for k in order.permutation(len(chosen)):  # each walk after any other
             walk = chosen[k]
             with layout.force_walks(walk and (lambda *_, walk=walk: walk)):
+                call = make()
                 call()  # the walk is chosen
                 call()  # and finds in the caches what it left there itself
                 row[k] = min(_timed(call) for _ in range(3))
@@ -110,9 +117,9 @@ def main():
         if options.only not in name or (last and len(shape) == 2):
             continue
         passes, plan = calls(shape, last, given)
-        for label, (call, inputs) in passes.items():
+        for label, (make, inputs) in passes.items():
             chosen = walks(plan, inputs, threads)
-            found = times(call, list(chosen.values()), options.rounds)
+            found = times(make, list(chosen.values()), options.rounds)
             cell = f"{name} {'last' if last else 'first'} {label}{' out=' * given}"
             if found is None:
                 print(f"{cell:48} noisy", flush=True)

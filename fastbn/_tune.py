@@ -6,7 +6,7 @@ on, and finds the size from which the latter win; then the best of three sizes o
 
 from collections.abc import Callable
 from functools import partial
-from time import perf_counter
+from time import perf_counter, sleep
 
 import numpy as np
 
@@ -14,7 +14,7 @@ import fastbn
 
 from ._arrays import layout
 from ._kernels import schedule
-from ._runtime import caches
+from ._runtime import caches, threads
 
 SIZES = tuple(int(2 ** (k / 2)) for k in range(43, 53))  # bytes of x: 3 to 64 MB
 SLABS = (0.25, 0.5, 1.0)  # of a core's own cache
@@ -36,22 +36,23 @@ def _in_slabs(size: int, plan, inputs: int, threads: int, both: bool) -> schedul
 
 def _times(size: int, walks: list[Callable]) -> np.ndarray:
     """Seconds, (walks, 2), of a forward and a backward pass over x of so many bytes."""
-    shape = 16, max(64, size // (16 * 784 * 4)), 28, 28
-    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    shape = 16, size // (16 * 784 * 4), 28, 28
+    x, dy = np.random.default_rng(0).standard_normal((2, *shape), np.float32)
     out, found = np.empty_like(x), np.full((ROUNDS, len(walks), 2), np.inf)
     for times in found:
         for k, walk in enumerate(walks):
             with layout.force_walks(walk):
                 _, saved = fastbn.forward(x, out=out)  # the walk is chosen
                 times[k] = _least(partial(fastbn.forward, x, out=out)), np.inf
-                fastbn.backward(x, saved, out=out)
-                times[k, 1] = _least(partial(fastbn.backward, x, saved, out=out))
+                fastbn.backward(dy, saved, out=out)
+                times[k, 1] = _least(partial(fastbn.backward, dy, saved, out=out))
     return np.median(found, axis=0)
 
 
 def _least(call: Callable[[], object]) -> float:
     """Seconds of the best of three calls."""
     times = []
+    sleep(threads.pace.alone_for())  # a launch was late
     for _ in range(3):
         start = perf_counter()
         call()
@@ -71,8 +72,8 @@ def tune(report: Callable[[str], object] = print) -> caches.Tuned:
     most, core, found = fastbn.get_num_threads(), caches.of_core(), {}
     slab = int(caches.SLAB * core)
     teams = sorted({1, most, *(1 << k for k in range(most.bit_length()) if 1 << k <= most)})
-    for threads in teams:
-        with fastbn.threads(threads):
+    for team in teams:
+        with fastbn.threads(team):
             ratios = []
             for size in SIZES:
                 plain, slabs = _times(size, [_plain, partial(_in_slabs, slab)])
@@ -81,9 +82,9 @@ def tune(report: Callable[[str], object] = print) -> caches.Tuned:
             first = _crossing([ratio[inputs - 1] for ratio in ratios])
             # Beyond the largest size that was measured, the next one.
             size = SIZES[first] if first < len(SIZES) else 2 * SIZES[-1]
-            found[threads, inputs] = (inputs + 1) * size
+            found[team, inputs] = (inputs + 1) * size
             name = ("forward", "backward")[inputs - 1]
-            report(f"{threads} threads, {name}: outgrown from {found[threads, inputs] >> 20} MB on")
+            report(f"{team} threads, {name}: outgrown from {found[team, inputs] >> 20} MB on")
     candidates = [int(share * core) for share in SLABS]
     with fastbn.threads(most):
         times = _times(SIZES[-1], [partial(_in_slabs, size) for size in candidates])

@@ -242,7 +242,10 @@ def backward_coefficients(context, plan, real, first, last):
 
 @apart
 def _widen(narrow, address, plan, real, out, first, last):
-    """Repeat a coefficient along a wide row; where all are ready, and a vector beyond."""
+    """Repeat the coefficients of some channels along their columns of a wide row.
+
+    Those of all channels along the vector behind the row, too, which a slab's vectors never reach.
+    """
     row, run = columns.wide(address, plan, real, out), plan.run
     values = array_at(narrow, plan.channels, real)
     start, n = first * run, (last - first) * run

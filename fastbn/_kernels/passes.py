@@ -188,11 +188,16 @@ def _todo(plan: Plan, task: int, threads: int) -> Todo:
     if kept is None:
         fields = {name: steps.address(key) for name, key in _keys(plan, task).items()}
         both = task & (REDUCE | WRITE | FIXED) == REDUCE | WRITE
-        walk = plan.walk(2 if task & BACKWARD else 1, threads, both)
-        fields["slab"], fields["nontemporal"] = walk.slab, int(walk.nontemporal)
+        # Of two inputs, a gradient with fixed statistics may read but one.
+        inputs = 2 if task & BACKWARD and (task & REDUCE or not task & FIXED) else 1
+        walk = plan.walk(inputs, threads, both)
+        fields["slab"] = walk.slab
+        fields["nontemporal"] = int(walk.nontemporal and plan.cut["aligned"])
         fields["fixed"] = int(task & FIXED > 0)
         made = record(STEPS, fields)
-        todo = Todo(data_pointer(made), made, Kind(plan.cut["size"]))
+        todo = Todo(
+            data_pointer(made), made, Kind((inputs + 1) * plan.cut["size"] * plan.dtype.itemsize)
+        )
         kept = plan.steps.setdefault((task, threads), todo)  # one only, of any threads
     return kept
 

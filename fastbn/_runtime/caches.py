@@ -86,7 +86,8 @@ def _found() -> tuple[int, int]:
             level, text = ((place / name).read_text().strip() for name in ("level", "size"))
             if text.endswith("K"):
                 sizes[int(level)] = max(sizes.get(int(level), 0), int(text[:-1]) << 10)
-    return sizes.get(2, 1 << 20), max(sizes.values(), default=32 << 20)
+    last = [size for level, size in sizes.items() if level > 1]  # a guest may not see any
+    return sizes.get(2, 1 << 20), max(last, default=32 << 20)
 
 
 def _machine() -> str:
@@ -107,7 +108,7 @@ def file() -> Path:
 @cache
 def tuned() -> Tuned | None:
     """What was measured on this machine; None where nothing was, or the file makes no sense."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
+    with suppress(OSError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError):
         saved = json.loads(file().read_text())
         bounds = {(int(t), int(n)): int(size) for t, n, size in saved["outgrown"]}
         slab = int(saved["slab"])
@@ -140,5 +141,5 @@ def described(threads: int) -> dict[str, object]:
         "last_level_cache": last_level(),
         "outgrown": {"forward": sizes[1], "backward": sizes[2]},
         "slab": slab(),
-        "walks_from": "formula" if tuned() is None else f"tune ({file().name})",
+        "walks_from": "formula" if _assumed or tuned() is None else f"tune ({file().name})",
     }

@@ -19,6 +19,7 @@ import ctypes
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numba
@@ -93,7 +94,9 @@ def _one_piece(name: str) -> Iterator[None]:
     third of the time to compile a step (AMD EPYC, 2026-11).
     """
     context, codegen = cpu_target.target_context, cpu_target.target_context.codegen()
-    executable, new_library = context.get_executable, codegen.create_library
+    # Numba's own, whoever has put something in their places.
+    executable = partial(type(context).get_executable, context)
+    new_library = partial(type(codegen).create_library, codegen)
 
     def get_executable(library, fndesc, env):
         if fndesc.qualname == name:
@@ -107,11 +110,14 @@ def _one_piece(name: str) -> Iterator[None]:
             library._optimize_final_module = library._finalize_specific = lambda: None
         return library
 
+    before = context.__dict__.get("get_executable"), codegen.__dict__.get("create_library")
     context.get_executable, codegen.create_library = get_executable, create_library
     try:
         yield
     finally:
         del context.get_executable, codegen.create_library
+        if before[0]:  # a signal handler compiles while a step is compiled
+            context.get_executable, codegen.create_library = before
 
 
 _functions: dict[int, Callable] = {}  # of steps, by address, where there is no compiler

@@ -10,9 +10,10 @@ import math
 from time import perf_counter
 
 # A launch is late that takes so many seconds longer than one thread alone has taken, or than so
-# many times the best launch of its kind. As long as one thread was not seen alone: than so many
-# seconds a value, which is long; where it is short, as on slow memory, one thread is seen next.
-DELAY, TIMES, VALUE = 5e-4, 4.0, 2e-9
+# many times the best launch of its kind; of its kind the first is not judged: it faults pages. As
+# long as one thread was not seen alone: than so many seconds a byte of inputs and output, which is
+# long; where it is not, on slow memory, one thread may be seen next.
+DELAY, TIMES, BYTE = 5e-4, 4.0, 2.5e-10
 # Seconds alone after a late launch, so many times as many after each of the next ones, and at most;
 # after so many launches in time all is forgotten. The first are short, for any machine has hiccups;
 # a second is long enough for late launches to be rare among calls of a millisecond, and short
@@ -23,10 +24,10 @@ FIRST, GROWTH, MOST, IN_TIME = 0.005, 4.0, 1.0, 64
 class Kind:
     """Calls that do one and the same: how long they took, at best, alone and in a team."""
 
-    __slots__ = ("_alone", "_least", "_values")
+    __slots__ = ("_alone", "_least", "_nbytes")
 
-    def __init__(self, values: int):
-        self._values, self._alone, self._least = values, math.inf, math.inf
+    def __init__(self, nbytes: int):
+        self._nbytes, self._alone, self._least = nbytes, math.inf, math.inf
 
     def alone(self, seconds: float) -> None:
         """How long one thread took."""
@@ -36,10 +37,10 @@ class Kind:
         """Whether a launch that took so long was late."""
         if self._least <= seconds < DELAY:  # most launches
             return False
-        alone = self._alone if self._alone < math.inf else VALUE * self._values
-        limit = DELAY + min(alone, TIMES * self._least)
+        first, alone = self._least == math.inf, self._alone
+        limit = DELAY + min(alone if alone < math.inf else BYTE * self._nbytes, TIMES * self._least)
         self._least = min(self._least, seconds)
-        return seconds > limit
+        return seconds > limit and not first
 
 
 class Pace:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from benchmarks import regret
+from fastbn._arrays import layout
+from fastbn._kernels import schedule
 
 
 def test_regret_of_the_best_choice_is_one():
@@ -29,6 +31,15 @@ def test_every_walk_is_timed():
     passes, plan = regret.calls((8, 64, 14, 14), False, True)
     chosen = regret.walks(plan, 1, 2)
     assert len(chosen) == 9
-    call, _ = passes["forward"]
-    found = regret.times(call, list(chosen.values()), 2)
-    assert found is None or (found.shape == (2, 9) and np.all(found > 0))
+    for make, inputs in passes.values():
+        taken = []
+
+        def spy(plan, *arguments, taken=taken):
+            taken.append(arguments)
+            return schedule.Walk(0, False)
+
+        with layout.force_walks(spy):
+            make()()
+        assert inputs in [arguments[0] for arguments in taken]
+        found = regret.times(make, list(chosen.values()), 2)
+        assert found is None or (found.shape == (2, 9) and np.all(found > 0))
