@@ -1,6 +1,6 @@
 """`python -m fastbn tune`: from which size on this machine's data outgrow its caches.
 
-Times whole arrays with plain stores against slabs with stores past the caches, for data from 1 MB
+Times whole arrays with plain stores against slabs with stores past the caches, for x from 3 MB
 on, and finds the size from which the latter win; then the best of three sizes of slabs.
 """
 

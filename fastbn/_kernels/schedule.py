@@ -43,8 +43,8 @@ class Walk(NamedTuple):
     nontemporal: bool  # stores go past the caches
 
 
-# In place of `Plan.walk`, for benchmarks and tests: of plans that are made meanwhile, which those of
-# an earlier `Saved` are not.
+# In place of `Plan.walk`, for benchmarks and tests: of plans that are made meanwhile, not of those
+# that an earlier `Saved` has.
 choose: Callable[["Plan", int, int, bool], Walk] | None = None
 
 
