@@ -14,11 +14,11 @@ from time import perf_counter
 # long as one thread was not seen alone: than so many seconds a byte of inputs and output, which is
 # long; where it is not, on slow memory, one thread may be seen next.
 DELAY, TIMES, BYTE = 5e-4, 4.0, 2.5e-10
-# Seconds alone after a late launch, so many times as many after each of the next ones, and at most;
-# after so many launches in time all is forgotten. The first are short, for any machine has hiccups;
-# a second is long enough for late launches to be rare among calls of a millisecond, and short
-# enough to notice that the others are gone.
-FIRST, GROWTH, MOST, IN_TIME = 0.005, 4.0, 1.0, 64
+# What launches save against one thread pays for those that are late, up to so many seconds. Where
+# that is used up, calls compute alone: for so many seconds, each time so many times as many, and at
+# most. Any machine has hiccups, which a team soon pays for; a second is long enough for late
+# launches to be rare among calls of a millisecond, and short enough to notice that others are gone.
+CREDIT, FIRST, GROWTH, MOST = 0.008, 0.005, 8.0, 1.0
 
 
 class Kind:
@@ -33,14 +33,15 @@ class Kind:
         """How long one thread took."""
         self._alone = min(self._alone, seconds)
 
-    def late(self, seconds: float) -> bool:
-        """Whether a launch that took so long was late."""
-        if self._least <= seconds < DELAY:  # most launches
-            return False
-        first, alone = self._least == math.inf, self._alone
-        limit = DELAY + min(alone if alone < math.inf else BYTE * self._nbytes, TIMES * self._least)
-        self._least = min(self._least, seconds)
-        return seconds > limit and not first
+    def saved(self, seconds: float) -> float:
+        """How much less a launch took than one thread; below 0, how much more if it was late."""
+        least, seen = self._least, self._alone < math.inf
+        self._least = min(least, seconds)
+        if least == math.inf:
+            return 0.0
+        limit = DELAY + min(self._alone if seen else BYTE * self._nbytes, TIMES * least)
+        gain = (self._alone if seen else 2 * least) - seconds
+        return min(gain, 0.0) if seconds > limit else max(gain, 0.0)
 
 
 class Pace:
@@ -48,8 +49,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.late = 0  # launches, so far
-        self._until = self._pause = 0.0
-        self._in_time = 0
+        self._until = self._pause = self._credit = 0.0
 
     def alone_for(self) -> float:
         """Seconds for which calls still compute alone."""
@@ -61,11 +61,11 @@ class Pace:
 
     def note(self, kind: Kind, seconds: float) -> None:
         """How long a launch took."""
-        if kind.late(seconds):
-            self.late += 1
-            self._pause, self._in_time = min(MOST, GROWTH * self._pause or FIRST), 0
+        saved = kind.saved(seconds)
+        self.late += saved < 0.0
+        self._credit = min(CREDIT, self._credit + saved)
+        if self._credit < 0.0:
+            self._pause, self._credit = min(MOST, GROWTH * self._pause or FIRST), 0.0
             self._until = perf_counter() + self._pause
-        elif self._pause:
-            self._in_time += 1
-            if self._in_time >= IN_TIME:
-                self._pause = self._until = 0.0
+        elif self._credit == CREDIT:
+            self._pause = self._until = 0.0

@@ -14,36 +14,51 @@ def clock(monkeypatch):
     return now
 
 
+def late(kind, seconds):
+    """Whether a launch was late."""
+    return kind.saved(seconds) < 0
+
+
 def test_what_is_late():
     kind = pace.Kind(800_000)
-    assert not kind.late(1.0)  # the first faults pages, and may have compiled
-    assert not kind.late(0.0006)  # DELAY, and BYTE for each byte
-    assert kind.late(0.001)
-    assert not kind.late(0.0001)
-    assert not kind.late(0.0004)
-    assert kind.late(0.00061 + 4 * 0.0001)
+    assert not late(kind, 1.0)  # the first faults pages, and may have compiled
+    assert not late(kind, 0.0006)  # DELAY, and BYTE for each byte
+    assert not late(kind, 0.0001)
+    assert not late(kind, 0.0004)
+    assert late(kind, 0.00061 + 4 * 0.0001)
 
 
 def test_a_slow_machine_is_not_late_for_ever():
     """Where memory is slow a team takes longer than BYTE says, but not longer than one thread."""
     kind = pace.Kind(800_000)
-    assert not kind.late(0.01)
-    assert kind.late(0.01)
+    for seconds in (0.01, 0.01, 0.021):
+        kind.saved(seconds)
     kind.alone(0.018)
-    assert not kind.late(0.01)
-    assert kind.late(0.02)
+    assert not late(kind, 0.01)
+    assert late(kind, 0.02)
+
+
+def test_what_a_launch_saves():
+    kind = pace.Kind(80_000_000)
+    assert kind.saved(0.002) == 0
+    assert kind.saved(0.001) == pytest.approx(0.003)  # as if one thread took twice the best
+    kind.alone(0.0015)
+    assert kind.saved(0.001) == pytest.approx(0.0005)
+    assert kind.saved(0.0019) == 0
+    assert kind.saved(0.0115) == pytest.approx(-0.01)
 
 
 def known():
-    """Launches of a kind that was seen before."""
+    """Launches of a kind that was seen before, and take a millisecond, alone two."""
     kind = pace.Kind(1)
-    kind.late(0.0)
+    kind.saved(0.001)
+    kind.alone(0.002)
     return kind
 
 
 def test_alone_for_longer_each_time_and_no_longer_than_a_second(clock):
     here, kind, rests = pace.Pace(), known(), []
-    for _ in range(8):
+    for _ in range(6):
         here.note(kind, 1.0)
         rests.append(here.alone_for())
         assert here.rests()
@@ -52,18 +67,30 @@ def test_alone_for_longer_each_time_and_no_longer_than_a_second(clock):
     assert rests[0] == pytest.approx(pace.FIRST)
     assert rests == sorted(rests)
     assert rests[-1] == pytest.approx(pace.MOST)
-    assert here.late == 8
+    assert here.late == 6
 
 
-def test_launches_in_time_are_trusted_again(clock):
+def test_launches_that_save_enough_are_trusted_again(clock):
     here, kind = pace.Pace(), known()
     for _ in range(4):
         here.note(kind, 1.0)
         clock[0] += 2
-    for _ in range(pace.IN_TIME):
-        here.note(kind, 0.0)
+    for _ in range(9):
+        here.note(kind, 0.001)
     here.note(kind, 1.0)
     assert here.alone_for() == pytest.approx(pace.FIRST)
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_hiccup_is_paid_for_by_what_was_saved():
+    here, kind = pace.Pace(), known()
+    for _ in range(9):
+        here.note(kind, 0.001)
+    here.note(kind, 0.009)
+    assert here.late == 1
+    assert not here.rests()
+    here.note(kind, 0.009)
+    assert here.rests()
 
 
 LATE = """
