@@ -9,7 +9,7 @@ import argparse
 import os
 from functools import partial
 from itertools import product
-from time import perf_counter
+from timeit import repeat
 
 import numpy as np
 
@@ -37,7 +37,7 @@ def shapes():
 def walks(plan, inputs, threads):
     """Every walk of a pass, by name: whole arrays or slabs, plain or non-temporal stores."""
     found, threads = {"default": None}, min(plan.team, threads)
-    share, core = -(-plan.cut["units"] // threads), caches.of_core()
+    share, core = plan.share(threads), caches.of_core()
     for nontemporal in (False, True):
         stores = ", past the caches" if nontemporal else ""
         found[f"whole{stores}"] = schedule.Walk(0, nontemporal)
@@ -80,15 +80,9 @@ def times(make, chosen, rounds):
                 call = make()
                 call()  # the walk is chosen
                 call()  # and finds in the caches what it left there itself
-                row[k] = min(_timed(call) for _ in range(3))
+                row[k] = min(repeat(call, number=1, repeat=3))
     wall, own, all_ = np.subtract(busy(), before)
     return None if all_ - own > QUIET * wall * os.cpu_count() else found
-
-
-def _timed(call):
-    start = perf_counter()
-    call()
-    return perf_counter() - start
 
 
 def regret(found):

@@ -6,7 +6,8 @@ on, and finds the size from which the latter win; then the best of three sizes o
 
 from collections.abc import Callable
 from functools import partial
-from time import perf_counter, sleep
+from time import sleep
+from timeit import repeat
 
 import numpy as np
 
@@ -24,14 +25,13 @@ MARGIN = 0.97  # that the time in slabs is of the other's where it counts as les
 
 def _plain(plan, inputs: int, threads: int, both: bool) -> schedule.Walk:
     """Each thread sums and then writes all its channels."""
-    share = -(-plan.cut["units"] // threads)
-    return schedule.Walk(share if both and plan.in_slabs else 0, False)
+    return schedule.Walk(plan.share(threads) if both and plan.in_slabs else 0, False)
 
 
 def _in_slabs(size: int, plan, inputs: int, threads: int, both: bool) -> schedule.Walk:
     """Each thread sums and then writes so many bytes of its channels, past the caches."""
-    share = -(-plan.cut["units"] // threads)
-    return schedule.Walk(plan.slab(inputs, size, share) if both and plan.in_slabs else 0, True)
+    slab = plan.slab(inputs, size, plan.share(threads))
+    return schedule.Walk(slab if both and plan.in_slabs else 0, True)
 
 
 def _times(size: int, walks: list[Callable]) -> np.ndarray:
@@ -51,13 +51,8 @@ def _times(size: int, walks: list[Callable]) -> np.ndarray:
 
 def _least(call: Callable[[], object]) -> float:
     """Seconds of the best of three calls."""
-    times = []
     sleep(threads.pace.alone_for())  # a launch was late
-    for _ in range(3):
-        start = perf_counter()
-        call()
-        times.append(perf_counter() - start)
-    return min(times)
+    return min(repeat(call, number=1, repeat=3))
 
 
 def _crossing(ratios: list[float]) -> int:

@@ -54,7 +54,6 @@ PLAN = _fields(
     *("width", "tile", "height", "tile_room"),  # a block of `columns.reduce`; columns at once
     *("write_by_rows", "write_width"),
     "write_unit",  # values of whole rows that are whole vectors
-    "few_rows",  # whether a block's columns can be written before others are summed
     "aligned",  # stores: to whole lines
 )
 

@@ -64,12 +64,16 @@ class Plan:
             return choose(self, inputs, threads, both)
         size, units = self.cut["size"] * self.dtype.itemsize, self.cut["units"]
         outgrown = (inputs + 1) * size >= caches.outgrown(inputs, threads)
-        share = _ceil(units, threads)
+        share = self.share(threads)
         if not (both and self.team > 1 and self.in_slabs and share * threads <= EVEN * units):
             return Walk(0, outgrown)
         if not self.cut["reduce_by_rows"]:
             return Walk(max(1, min(share, TILE // self.cut["tile"])), outgrown)
         return Walk(self.slab(inputs, caches.slab(), share) if outgrown else share, outgrown)
+
+    def share(self, threads: int) -> int:
+        """Units of the largest share of so many threads."""
+        return _ceil(self.cut["units"], threads)
 
     def slab(self, inputs: int, nbytes: int, share: int) -> int:
         """Units whose inputs are so many bytes; one at least, and at most a thread's share."""

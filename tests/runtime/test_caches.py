@@ -28,22 +28,19 @@ def processor(monkeypatch):
 
 
 @pytest.mark.usefixtures("home")
-def test_a_last_level_that_is_near_counts_as_a_whole(processor):
-    processor(1 << 20, 32 << 20)
-    assert caches.outgrown(1, 2) == 32 << 20
-    assert caches.outgrown(2, 16) == 32 << 20
-    assert caches.outgrown(1, 1) == 24 << 20
-    assert caches.slab() == 1 << 19
-
-
-@pytest.mark.usefixtures("home")
-def test_a_last_level_that_is_far_does_not(processor):
-    processor(2 << 20, 300 << 20)
-    assert caches.outgrown(1, 1) == 6 << 20
-    assert caches.outgrown(1, 2) == 8 << 20
-    assert caches.outgrown(1, 16) == 32 << 20
-    assert caches.outgrown(1, 1000) == 300 << 20
-    assert caches.slab() == 1 << 20
+@pytest.mark.parametrize(
+    ("core", "last", "outgrown"),  # MB; inputs and threads: MB
+    [
+        pytest.param(1, 32, {(1, 2): 32, (2, 16): 32, (1, 1): 24}, id="a last level that is near"),
+        pytest.param(
+            2, 300, {(1, 1): 6, (1, 2): 8, (1, 16): 32, (1, 1000): 300}, id="one that is far"
+        ),
+    ],
+)
+def test_from_which_size_on_data_outgrow_the_caches(processor, core, last, outgrown):
+    processor(core << 20, last << 20)
+    assert {key: caches.outgrown(*key) >> 20 for key in outgrown} == outgrown
+    assert caches.slab() == core << 19
 
 
 def test_what_was_measured_goes_before_the_formula(home, processor):
