@@ -120,11 +120,11 @@ def of_pass(
 ) -> passes.Options:
     """Options as a pass takes them; a backward one has ``bias``, and ``dresidual`` to write."""
     task, arrays = options.activation, {"dresidual": dresidual, "bias": bias}
-    total = 0.0
+    total = float(layout.n)
     if options.weights is not None:
         task, total = task | passes.WEIGHTED, options.weights.sum
         arrays |= {"weights": options.weights.values, "places": options.weights.places}
     if options.residual is not None:
         task |= passes.RESIDUAL
         arrays["residual"] = _layout.flatten(options.residual, layout)
-    return passes.options(task, options.slope, total, **arrays)
+    return passes.options(task, total, options.slope, **arrays)

@@ -66,7 +66,7 @@ STEPS = _fields(
     "slab",  # units that a thread sums and then writes; 0: all are summed before
     "nontemporal",  # stores: past the caches
     "fixed",  # whether the statistics are constants to a backward pass
-    "weighted",  # whether `total` is a sum of weights
+    "columns",  # at most at once, in `columns.reduce`
 )
 
 
@@ -128,11 +128,10 @@ CONTEXT = _fields(
     "sum_again",  # set by a merge: a channel needs float64
     *_SUMS,
     *_VALUES,
-    slope=np.float64,
-    total_weight=np.float64,
-    total=np.float64,  # that, or values of a channel, N * L
+    total=np.float64,  # values of a channel, N * L, or the sum of their weights
     count=np.float64,  # what m2 is divided by: `total`, or that of statistics that are given
     eps=np.float64,
+    slope=np.float64,  # of an activation below 0
 )
 
 # What Python has for a workspace, besides its parts.
@@ -158,7 +157,7 @@ class Pool:
     """
 
     def __init__(self, plan: np.ndarray, cut: Mapping[str, int], dtype: np.dtype, options=False):
-        self._plan, self._dtype = plan, dtype
+        self._plan, self._dtype, self._total = plan, dtype, cut["samples"] * cut["run"]
         parts, c, tile = cut["parts"], cut["channels"], cut.get("tile_room", 0)
         # Where the output lies on a line, so do the wide coefficients: up to a vector further on,
         # and a row's last vector reaches up to another one further.
@@ -203,7 +202,7 @@ class Pool:
         room = memory.vector(size + VECTOR_BYTES, _BYTE)
         room = room[-data_pointer(room) % VECTOR_BYTES :][:size]
         parts = {name: data_pointer(room[place]) for name, place in places.items()}
-        plan = {"plan": data_pointer(self._plan), "threads": threads}
+        plan = {"plan": data_pointer(self._plan), "threads": threads, "total": self._total}
         context = record(CONTEXT, plan | parts)
         self._keeps = memory.keep(self, size + OVERHEAD, self._forget)
         return Workspace(threads, data_pointer(context), size, context, room)

@@ -71,7 +71,7 @@ def shift_near(context, plan, real, operands, first, last):
     variances, is the factor by which rounding errors grow. Of runs two vectors, of short runs four
     values, of columns eight.
     """
-    run, lanes = plan.run, lanes_of(operands.x)
+    run, lanes = plan.run, lanes_of(operands)
     shift = array_at(context.shift, plan.channels, real)
     if run >= lanes:
         p, q = _place(plan, ONE, FOUR, lanes), _place(plan, THREE, FOUR, lanes)
@@ -261,7 +261,8 @@ def _widen(narrow, address, plan, real, out, first, last):
 
     Those of all channels along the vector behind the row, too, which a slab's vectors never reach.
     """
-    row, run = columns.wide(address, plan, real, out), plan.run
+    (begin, size), run = columns.in_row(plan, out), plan.run
+    row = span(array_at(address, begin + size, real), begin, size)
     values = array_at(narrow, plan.channels, real)
     start, n = first * run, (last - first) * run
     if n == plan.channels * run:

@@ -7,8 +7,8 @@ whole row is a shorter row.
 
 import numpy as np
 
-from .._runtime.jit import apart, array_at, inlined, inner, span
-from .abi import ALIASING_BYTES
+from .._runtime.jit import apart, array_at, inlined, inner, record_at, span
+from .abi import ALIASING_BYTES, STEPS
 from .simd import (
     FOUR,
     ONE,
@@ -40,103 +40,89 @@ ALIASING = np.uintp(ALIASING_BYTES)
 
 
 @apart
-def _spread(weights, plan, sample, step, count, channel, n, out, distance):
-    """The weights of n columns, from a sample's channel on, for so many rows of ``out``.
+def _spread(weights, plan, o, distance, count, n, out):
+    """The weights of n values from o on, and of rows ``distance`` values behind one another.
 
-    Rows lie ``distance`` apart, ``step`` samples further on each. What a vector leaves beyond its
-    place is written over by what follows.
+    So many rows of ``out``, as the values lie. What a vector leaves beyond its place is written
+    over by what follows.
     """
     channels, run, lanes = plan.channels, plan.run, lanes_of(out)
     longest = channels if run == ONE else run
     for row in range(count):
-        o, stop, w, c = row * distance, row * distance + n, lanes + sample * run, channel
-        length = channels - channel if run == ONE else run
-        while o < stop:
-            for i in range(ZERO, min(length, stop - o), lanes):
+        sample, place = o // (channels * run), o % (channels * run)
+        c, w = place // run, lanes + sample * run
+        length = channels - c if run == ONE else run
+        j, stop = row * plan.weights_columns, row * plan.weights_columns + n
+        while j < stop:
+            for i in range(ZERO, min(length, stop - j), lanes):
                 if run == ONE:
-                    repeat(out, weights, o + i, w)
+                    repeat(out, weights, j + i, w)
                 else:
-                    copy_vector(out, weights, o + i, w + i)
-            o, c, length = o + length, c + ONE, longest
+                    copy_vector(out, weights, j + i, w + i)
+            j, c, length = j + length, c + ONE, longest
             if run == ONE or c == channels:
                 c, w = ZERO, w + run
-        sample += step
+        o += distance
 
 
 @inner
-def _beside(weights, plan, sample, step, count, channel, n, out):
+def _beside(weights, plan, o, distance, count, n, out):
     """Put the weights of some rows, if there are any, where they lie as the columns do."""
     if weights is not None:
-        _spread(weights, plan, sample, step, count, channel, n, out, plan.weights_columns)
+        _spread(weights, plan, o, distance, count, n, out)
 
 
 @inner
-def _scratch(context, plan, real, t, weights):
-    """A thread's room for weights beside the columns; none where there are no weights."""
-    room = ZERO if weights is None else plan.weights_room
-    return span(array_at(context.tile_weights, room * context.threads, real), room * t, room)
-
-
-@inner
-def _at_once(plan, weights):
-    """Columns at once."""
-    return plan.tile_room if weights is None else plan.weights_columns
-
-
-@inner
-def _add_interleaved(plan, tile, o, stop, operands, scratch, coefficients, s1, s2, vectors, chosen):
-    """Add rows to the sums of a tile's columns, several at once.
+def _add_interleaved(plan, o, stop, n, operands, weighted, coefficients, s1, s2, vectors, chosen):
+    """Add rows to the sums of their first n columns, several at once.
 
     These lie far from each other: one after the other in as many places of memory. Then those that
     are left. The last of so many vectors may reach beyond what is wanted: what it reads must exist,
     and the sums it leaves there mean nothing. With ``chosen``, of the columns where vectors begin:
     in float64, and only those.
     """
-    (sample, channel, n), width = tile, plan.width
-    each, apart_by = width // (plan.channels * plan.run), plan.weights_columns
-    lanes, at_once = lanes_of(operands.x), runs_at_once(operands.dy)
-    rows = (stop - o) // (at_once * width)
-    distance, columns = rows * width, weighted_by(operands, scratch)
+    width, lanes, at_once = plan.width, lanes_of(operands), runs_at_once(operands)
+    rows, below = (stop - o) // (at_once * width), plan.weights_columns
+    distance = rows * width
     for _ in range(rows):
-        _beside(operands.weights, plan, sample, rows * each, at_once, channel, n, scratch)
+        _beside(operands.weights, plan, o, distance, at_once, n, weighted.weights)
         for k in range(vectors):
-            j = k * lanes if chosen is None else np.uintp(chosen[k])
             if chosen is None:
-                add_rows(columns, o, coefficients, s1, s2, j, j, distance, apart_by)
+                j = k * lanes
+                add_rows(weighted, o, coefficients, s1, s2, j, j, distance, below)
             else:
-                add_rows_exactly(columns, o, coefficients, s1, s2, j, j, distance, apart_by)
+                j = np.uintp(chosen[k])
+                add_rows_exactly(weighted, o, coefficients, s1, s2, j, j, distance, below)
         o += width
-        sample += each
     o += (at_once - ONE) * distance
-    sample += (at_once - ONE) * rows * each
     left = (stop - o) // width
-    _beside(operands.weights, plan, sample, each, left, channel, n, scratch)
+    _beside(operands.weights, plan, o, width, left, n, weighted.weights)
     for k in range(vectors if left != ZERO else ZERO):
-        j = k * lanes if chosen is None else np.uintp(chosen[k])
         if chosen is None:
-            add_few(columns, o, coefficients, s1, s2, j, j, width, apart_by, left)
+            j = k * lanes
+            add_few(weighted, o, coefficients, s1, s2, j, j, width, below, left)
         else:
-            add_few_exactly(columns, o, coefficients, s1, s2, j, j, width, apart_by, left)
+            j = np.uintp(chosen[k])
+            add_few_exactly(weighted, o, coefficients, s1, s2, j, j, width, below, left)
 
 
 @apart
-def _add_again(plan, tile, o, stop, operands, scratch, coefficients, s1, s2, vectors, chosen):
-    _add_interleaved(plan, tile, o, stop, operands, scratch, coefficients, s1, s2, vectors, chosen)
+def _add_again(plan, o, stop, n, operands, weighted, coefficients, s1, s2, vectors, chosen):
+    _add_interleaved(plan, o, stop, n, operands, weighted, coefficients, s1, s2, vectors, chosen)
 
 
 @apart
-def _add_exactly(plan, tile, o, stop, operands, scratch, coefficients, s1, s2):
-    """Add row by row, in float64, and nothing but a tile's columns."""
-    (sample, channel, n), lanes = tile, lanes_of(operands.x)
-    whole, columns = n // lanes * lanes, weighted_by(operands, scratch)
+def _add_exactly(plan, o, stop, n, operands, weighted, coefficients, s1, s2):
+    """Add row by row, in float64, and nothing but the n columns."""
+    lanes = lanes_of(operands)
+    whole = n // lanes * lanes
     while o < stop:
-        _beside(operands.weights, plan, sample, ZERO, ONE, channel, n, scratch)
+        _beside(operands.weights, plan, o, ZERO, ONE, n, weighted.weights)
         for j in range(ZERO, whole, lanes):
-            add_exactly(columns, o, coefficients, s1, s2, j, j)
+            add_exactly(weighted, o, coefficients, s1, s2, j, j)
         for j in range(whole, n):
-            add_exactly_one(columns, o, coefficients, s1, s2, j, j)
+            add_exactly_one(weighted, o, coefficients, s1, s2, j, j)
         o += plan.width
-        sample += plan.width // (plan.channels * plan.run)
 
 
 @inner
@@ -262,14 +248,18 @@ def _of_columns(coefficients, direct, channel, run, start, n, tile):
 def reduce(context, plan, real, t, exact, operands, coefficients, tiles, first, last):
     """Leave the partial sums of blocks ``first`` to ``last``; if exact, of marked channels only."""
     c, run, width, room = plan.channels, plan.run, plan.width, plan.tile_room
-    parts, size, lanes = plan.parts, plan.size, lanes_of(operands.x)
+    parts, size, lanes = plan.parts, plan.size, lanes_of(operands)
     rows, rest, across = size // width, size % width, plan.blocks // plan.parts
     partial_sums = array_at(context.partial_sums, TWO * parts * c, np.float64)
     marks = array_at(context.needs_float64, c, np.float64)
     tile_sums = array_at(context.tile_sums, TWO * room * context.threads, np.float64)
     s1, s2 = span(tile_sums, TWO * room * t, room), span(tile_sums, TWO * room * t + room, room)
     chosen = span(array_at(context.chosen, room * context.threads, np.float64), room * t, room)
-    own, scratch = part(tiles, room * t, room), _scratch(context, plan, real, t, operands.weights)
+    at_once, own = record_at(context.steps, STEPS).columns, part(tiles, room * t, room)
+    beside = plan.weights_room
+    weighted = weighted_by(
+        operands, context.tile_weights, beside * context.threads, beside * t, beside
+    )
     # Where columns are channels, and vectors whole, nothing is repeated nor added up.
     direct = width == c and c % lanes == ZERO
     reach = (width + lanes - ONE) // lanes * lanes  # of a row's last vector
@@ -278,8 +268,7 @@ def reduce(context, plan, real, t, exact, operands, coefficients, tiles, first, 
     while k < last:
         i, start = k // across, k % across * plan.tile
         # Neighbouring tiles at once, as many as there is room for.
-        most = max(ONE, _at_once(plan, operands.weights) // plan.tile)
-        many = min(last - k, across - k % across, most)
+        many = min(last - k, across - k % across, max(ONE, at_once // plan.tile))
         n, channel = min(many * plan.tile, width - start), start // run
         k += many
         if direct:
@@ -290,21 +279,18 @@ def reduce(context, plan, real, t, exact, operands, coefficients, tiles, first, 
         _clear(s2)
         o, below = i * plan.height * width + start, min(rows, (i + ONE) * plan.height)
         stop, end = max(o, min(below, safe) * width + start), below * width + start
-        last_row, tail = rows * width + start, ZERO
+        tail = ZERO
         if i == parts - ONE and rest > start:
             tail = min(n, rest - start)
-        each = width // (c * run)
-        tile = i * plan.height * each, channel, n
         if exact:
             vectors = _choose(marks, channel, run, n, lanes, chosen)
-            _add_again(plan, tile, o, stop, operands, scratch, columns, s1, s2, vectors, chosen)
+            _add_again(plan, o, stop, n, operands, weighted, columns, s1, s2, vectors, chosen)
         else:
             vectors = (n + lanes - ONE) // lanes
-            _add_interleaved(plan, tile, o, stop, operands, scratch, columns, s1, s2, vectors, None)
-        tile = (stop - start) // width * each, channel, n
-        _add_exactly(plan, tile, stop, end, operands, scratch, columns, s1, s2)
-        tile = rows * each, channel, tail
-        _add_exactly(plan, tile, last_row, last_row + ONE, operands, scratch, columns, s1, s2)
+            _add_interleaved(plan, o, stop, n, operands, weighted, columns, s1, s2, vectors, None)
+        _add_exactly(plan, stop, end, n, operands, weighted, columns, s1, s2)
+        o, stop = rows * width + start, rows * width + start + tail
+        _add_exactly(plan, o, stop, tail, operands, weighted, columns, s1, s2)
         if not direct:
             total1 = span(partial_sums, i * c, c)
             total2 = span(partial_sums, (parts + i) * c, c)
@@ -312,22 +298,15 @@ def reduce(context, plan, real, t, exact, operands, coefficients, tiles, first, 
 
 
 @inner
-def wide(address, plan, real, out):
-    """Coefficients of a wide row, and of a vector behind it.
+def in_row(plan, out):
+    """Where the coefficients of a wide row begin, and how many there are: a vector more.
 
     They begin behind as many values as make them lie on lines of the cache where the output does.
     """
     lanes, start = lanes_of(out), ZERO
     if plan.aligned != ZERO:
         start = (lanes - to_line(out, ZERO)) % lanes
-    size = plan.write_width + lanes
-    return span(array_at(address, start + size, real), start, size)
-
-
-@inner
-def values(narrow, wide_row, plan, real, out):
-    """A coefficient as `write` takes it."""
-    return wide(wide_row, plan, real, out)
+    return start, plan.write_width + lanes
 
 
 @apart
@@ -355,6 +334,25 @@ def _distance(plan, operands, n):
     return distance
 
 
+@inlined
+def _write_one_place(plan, past_caches, o, stop, operands, coefficients, to_weights):
+    """Write the output from where a vector begins to ``stop``."""
+    width, lanes = plan.write_width, lanes_of(operands)
+    last, p = stop - (stop - o) % lanes, o % width
+    while o < last:
+        end = min(last, o + (width - p + lanes - ONE) // lanes * lanes)
+        if past_caches:
+            while o < end:
+                affine_nontemporal(operands, o, coefficients, p, o + to_weights)
+                o, p = o + lanes, p + lanes
+        while o < end:
+            affine(operands, o, coefficients, p, o + to_weights)
+            o, p = o + lanes, p + lanes
+        if p >= width:
+            p -= width
+    _write_values(last, stop, width, operands, coefficients, to_weights)
+
+
 @inner
 def _write_part(plan, past_caches, o, stop, operands, coefficients):
     """Write the output from o to ``stop``, at two places at once as far as there are two.
@@ -363,7 +361,7 @@ def _write_part(plan, past_caches, o, stop, operands, coefficients):
     2026-11). All vectors lie on cache lines, wherever rows end: a row's last vector may reach into
     the next one, and so do the coefficients.
     """
-    width, lanes = plan.write_width, lanes_of(operands.out)
+    width, lanes = plan.write_width, lanes_of(operands)
     head = min(stop, o + to_line(operands.out, o)) if plan.aligned != ZERO else o
     o = _write_values(o, head, width, operands, coefficients, ZERO)
     last = stop - (stop - o) % lanes
@@ -384,55 +382,39 @@ def _write_part(plan, past_caches, o, stop, operands, coefficients):
 
 
 @inner
-def _write_one_place(plan, past_caches, o, stop, operands, coefficients, to_weights):
-    """Write the output from where a vector begins to ``stop``."""
-    width, lanes = plan.write_width, lanes_of(operands.out)
-    last, p = stop - (stop - o) % lanes, o % width
-    while o < last:
-        end = min(last, o + (width - p + lanes - ONE) // lanes * lanes)
-        if past_caches:
-            while o < end:
-                affine_nontemporal(operands, o, coefficients, p, o + to_weights)
-                o, p = o + lanes, p + lanes
-        while o < end:
-            affine(operands, o, coefficients, p, o + to_weights)
-            o, p = o + lanes, p + lanes
-        if p >= width:
-            p -= width
-    _write_values(last, stop, width, operands, coefficients, to_weights)
-
-
-@inner
-def _write_weighted(plan, past_caches, o, stop, operands, scratch, coefficients):
+def _write_weighted(plan, past_caches, o, stop, operands, weighted, coefficients):
     """Write the output from o to ``stop``, so much at once as there is room for the weights of."""
-    run, width, lanes = plan.run, plan.write_width, lanes_of(operands.out)
-    sample, columns = plan.channels * run, weighted_by(operands, scratch)
+    run, width, lanes = plan.run, plan.write_width, lanes_of(operands)
     most = (plan.weights_room - run) // lanes * lanes - TWO * lanes
     while o < stop:
         head = min(stop, o + to_line(operands.out, o)) if plan.aligned != ZERO else o
         end, start = min(stop, head + most), o - o % run
-        place = start % sample // run
-        _beside(operands.weights, plan, start // sample, ZERO, ONE, place, end - start, scratch)
-        _write_values(o, head, width, columns, coefficients, ZERO - start)
-        _write_one_place(plan, past_caches, head, end, columns, coefficients, ZERO - start)
+        _spread(operands.weights, plan, start, ZERO, ONE, end - start, weighted.weights)
+        _write_values(o, head, width, weighted, coefficients, ZERO - start)
+        _write_one_place(plan, past_caches, head, end, weighted, coefficients, ZERO - start)
         o = end
-
-
-@inner
-def _write(plan, past_caches, o, stop, operands, weights, scratch, coefficients):
-    if weights is None:
-        _write_part(plan, past_caches, o, stop, operands, coefficients)
-    else:
-        _write_weighted(plan, past_caches, o, stop, operands, scratch, coefficients)
 
 
 @inlined
 def write(context, plan, real, t, operands, coefficients, times, first, last):
     """Write the output from ``first`` to ``last``, in so many samples."""
-    weights, past_caches = operands.weights, stores_past_caches(context, operands)
-    scratch = _scratch(context, plan, real, t, weights)
+    past_caches, (begin, size) = stores_past_caches(context, operands), in_row(plan, operands.out)
+    row = part(coefficients, begin, size)
     for k in range(times):
         o, stop = first + k * plan.channels * plan.run, last + k * plan.channels * plan.run
-        _write(plan, past_caches, o, stop, operands, weights, scratch, coefficients)
+        _write_part(plan, past_caches, o, stop, operands, row)
+    if past_caches:
+        fence()
+
+
+@inlined
+def write_weighted(context, plan, real, t, operands, coefficients, times, first, last):
+    """`write`, where the correction of a gradient goes by weights."""
+    past_caches, (begin, size) = stores_past_caches(context, operands), in_row(plan, operands.out)
+    row, room = part(coefficients, begin, size), plan.weights_room
+    weighted = weighted_by(operands, context.tile_weights, room * context.threads, room * t, room)
+    for k in range(times):
+        o, stop = first + k * plan.channels * plan.run, last + k * plan.channels * plan.run
+        _write_weighted(plan, past_caches, o, stop, operands, weighted, row)
     if past_caches:
         fence()

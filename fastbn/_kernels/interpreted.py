@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from .._runtime.jit import data_pointer, span
+from .._runtime.jit import array_at, data_pointer, span
 from .abi import CHAIN, INTERLEAVED, INTERLEAVED_BOTH, UNROLL, VECTOR_BYTES, Coefficients
 
 
@@ -223,7 +223,7 @@ def _add(s1, s2, j, total, product):
 
 def make_add_rows(exact):
     def add_rows(operands, o, coefficients, s1, s2, j, w, distance, w_distance):
-        n, count = _lanes(operands.x), _runs(operands)
+        n, count = _lanes(operands.x), int(runs_at_once(operands))
         places = [(o + j + k * distance, w + k * w_distance) for k in map(np.uintp, range(count))]
         columns = _columns(coefficients, j, n)
         terms = [_terms(operands, row, n, columns, exact, w) for row, w in places]
@@ -245,8 +245,14 @@ def make_add_few(exact):
     return add_few
 
 
-def _runs(operands):
-    return INTERLEAVED if operands.dy is None else INTERLEAVED_BOTH
+def runs_at_once(operands):
+    return np.uintp(INTERLEAVED if operands.dy is None else INTERLEAVED_BOTH)
+
+
+def lanes_of(described):
+    if isinstance(described, tuple):
+        described = next(each for each in described if isinstance(each, np.ndarray))
+    return np.uintp(_lanes(described))
 
 
 def make_add_exactly(size=VECTOR_BYTES):
@@ -319,7 +325,8 @@ def _add_run(run, o, w, n):
 def sum_interleaved(operands, o, n, distance, coefficients, w, w_distance):
     run, n = _RunSum(operands, coefficients), int(n)
     starts = [
-        (int(o) + k * int(distance), int(w) + k * int(w_distance)) for k in range(_runs(operands))
+        (int(o) + k * int(distance), int(w) + k * int(w_distance))
+        for k in range(int(runs_at_once(operands)))
     ]
 
     def column(at, done=0):
@@ -356,8 +363,11 @@ def value_at(operands, o):
     return _load(operands.x, o, 1)[0]
 
 
-def weighted_by(operands, weights):
-    return operands if operands.weights is None else operands._replace(weights=weights)
+def weighted_by(operands, address, size, start, n):
+    if operands.weights is None:
+        return operands
+    room = array_at(address, size, operands.weights.dtype)
+    return operands._replace(weights=span(room, start, n))
 
 
 def copy_vector(out, x, j, i):

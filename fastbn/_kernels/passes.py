@@ -116,23 +116,12 @@ def _run(threads, address):
 _alone, _team = inner(_run), kernel(_run, parallel=True)
 
 
-@inner
-def _begin(context, todo):
-    """Say what to do, and for how many values of a channel."""
-    context.steps, context.sum_again = np.uintp(todo), ZERO
-    plan = record_at(context.plan, PLAN)
-    context.total = np.float64(plan.samples * plan.run)
-    if record_at(context.steps, STEPS).weighted != ZERO:
-        context.total = context.total_weight
-
-
 @kernel
 def _start_forward(threads, address, todo, x, out, weight, bias, stats, count, eps):
     """Complete the context; run if there is but one thread."""
     address = np.uintp(address)
     context = record_at(address, CONTEXT)
-    _begin(context, todo)
-    context.stats = data_pointer(stats)
+    context.steps, context.sum_again, context.stats = np.uintp(todo), ZERO, data_pointer(stats)
     context.weight, context.bias = data_pointer(weight), data_pointer(bias)
     context.x, context.out = data_pointer(x), data_pointer(out)
     context.count, context.eps = count, eps
@@ -148,8 +137,7 @@ def _start_evaluation(threads, address, todo, x, out, weight, bias, mean, var, e
     given = array_at(context.given, (TWO + ONE) * c, np.float64)
     for j in range(c):
         given[j], given[c + j] = mean[j], var[j]
-    _begin(context, todo)
-    context.stats = context.given
+    context.steps, context.sum_again, context.stats = np.uintp(todo), ZERO, context.given
     context.weight, context.bias = data_pointer(weight), data_pointer(bias)
     context.x, context.out = data_pointer(x), data_pointer(out)
     context.count, context.eps = 1.0, eps
@@ -162,8 +150,7 @@ def _start_backward(threads, address, todo, x, dy, out, weight, stats, dweight, 
     """Complete the context of a backward pass; run if there is one thread."""
     address = np.uintp(address)
     context = record_at(address, CONTEXT)
-    _begin(context, todo)
-    context.stats = data_pointer(stats)
+    context.steps, context.sum_again, context.stats = np.uintp(todo), ZERO, data_pointer(stats)
     context.weight = data_pointer(weight)
     context.dweight, context.dbias = data_pointer(dweight), data_pointer(dbias)
     context.x, context.dy, context.out = data_pointer(x), data_pointer(dy), data_pointer(out)
@@ -179,12 +166,11 @@ class Options(NamedTuple):
     arrays: tuple[np.ndarray, ...]  # whose addresses are among them
 
 
-def options(task: int, slope: float = 0.0, total_weight: float = 0.0, **arrays) -> Options:
+def options(task: int, total: float, slope: float, **arrays) -> Options:
     """A task's options: numbers, and arrays by their names in `CONTEXT`, None where not needed."""
     given = {name: array for name, array in arrays.items() if array is not None}
     fields = {name: data_pointer(array) for name, array in given.items()}
-    numbers = {"slope": slope, "total_weight": total_weight}
-    return Options(task, numbers | fields, tuple(given.values()))
+    return Options(task, {"total": total, "slope": slope} | fields, tuple(given.values()))
 
 
 def _keys(plan: Plan, task: int) -> dict[str, Key]:
@@ -244,7 +230,8 @@ def _todo(plan: Plan, task: int, threads: int) -> Todo:
         fields["slab"] = walk.slab
         fields["nontemporal"] = int(walk.nontemporal and plan.cut["aligned"])
         fields["fixed"] = int(task & FIXED > 0)
-        fields["weighted"] = int(task & WEIGHTED > 0)
+        beside = task & (WEIGHTED | BACKWARD) == WEIGHTED
+        fields["columns"] = plan.cut.get("weights_columns" if beside else "tile_room", 0)
         made = record(STEPS, fields)
         todo = Todo(data_pointer(made), made, Kind((inputs + 1) * plan.nbytes))
         kept = plan.steps.setdefault((task, threads), todo)  # one only, of any threads

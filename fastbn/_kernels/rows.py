@@ -65,7 +65,7 @@ def _sum_block(plan, exact, operands, partial_sums, marks, coefficients, part, f
     n, distance = min(plan.piece, length - start), c * length
     sample, stop = i * plan.block_samples, min(plan.samples, (i + ONE) * plan.block_samples)
     sums, o = span(partial_sums, part * c, second + c), sample * distance + start
-    lanes, runs = lanes_of(operands.x), runs_at_once(operands.dy)
+    lanes, runs = lanes_of(operands), runs_at_once(operands)
     w = lanes + sample * length + start
     if exact:
         count = stop - sample
@@ -135,7 +135,7 @@ def _write_values(plan, o, stop, j, end, begin, operands, coefficients):
 def _begin(plan, operands, o):
     """The channel of the value at o, where its run ends, and where its sample's weights begin."""
     row = o // plan.run
-    begin = lanes_of(operands.out) + row // plan.channels * plan.run
+    begin = lanes_of(operands) + row // plan.channels * plan.run
     return row % plan.channels, (row + ONE) * plan.run, begin
 
 
@@ -146,7 +146,7 @@ def _write_part(plan, past_caches, o, stop, operands, coefficients):
     All vectors lie on cache lines, whatever the runs in them: 7x7 planes take 1.3 times a copy,
     where a vector that overlaps its neighbour at each end of a run takes 2.8 (AMD EPYC, 2026-11).
     """
-    channels, length, lanes = plan.channels, plan.run, lanes_of(operands.out)
+    channels, length, lanes = plan.channels, plan.run, lanes_of(operands)
     j, end, begin = _begin(plan, operands, o)
     head = min(stop, o + to_line(operands.out, o)) if plan.aligned != ZERO else o
     j, end, begin = _write_values(plan, o, head, j, end, begin, operands, coefficients)
@@ -183,7 +183,7 @@ def _write_short(plan, o, stop, operands, coefficients):
     A vector a run, which reaches into the runs behind, and is written over by theirs; one by one in
     place of what has yet to be read.
     """
-    channels, length, lanes = plan.channels, plan.run, lanes_of(operands.out)
+    channels, length, lanes = plan.channels, plan.run, lanes_of(operands)
     j, end, begin = _begin(plan, operands, o)
     first = min(stop, end) if o + length != end else o
     if in_place(operands):
@@ -198,17 +198,11 @@ def _write_short(plan, o, stop, operands, coefficients):
     _write_values(plan, o, stop, j, end, begin, operands, coefficients)
 
 
-@inner
-def values(narrow, wide, plan, real, out):
-    """A coefficient as `write` takes it."""
-    return array_at(narrow, plan.channels, real)
-
-
 @inlined
 def write(context, plan, real, t, operands, coefficients, times, first, last):
     """Write the output from ``first`` to ``last``, in so many samples."""
     past_caches = stores_past_caches(context, operands)
-    short = plan.run < lanes_of(operands.out)
+    short = plan.run < lanes_of(operands)
     for k in range(times):
         further = k * plan.channels * plan.run
         o, stop = first + further, last + further
@@ -218,3 +212,6 @@ def write(context, plan, real, t, operands, coefficients, times, first, last):
             _write_part(plan, past_caches, o, stop, operands, coefficients)
     if past_caches:
         fence()
+
+
+write_weighted = write

@@ -44,7 +44,6 @@ from .abi import (
 
 # Words to count with: a literal would make a float of a sum.
 ZERO, ONE, TWO, THREE, FOUR, FIVE, SIX, SEVEN, EIGHT = (np.uintp(n) for n in range(9))
-_INTERLEAVED, _INTERLEAVED_BOTH = np.uintp(INTERLEAVED), np.uintp(INTERLEAVED_BOTH)
 _LINE = np.uintp(VECTOR_BYTES)
 
 _INT, _FLOAT, _DOUBLE = ir.IntType(32), ir.FloatType(), ir.DoubleType()
@@ -683,6 +682,37 @@ def _real(operands):
     return types.float64 if operands[0].dtype == types.float64 else types.float32
 
 
+def _make_constant(number_of):
+    """A function of an array or a record of operands that is a number for all of its type."""
+
+    @intrinsic
+    def constant(typing, described):
+        number = number_of(described)
+
+        def codegen(context, builder, signature, args):
+            return context.get_constant(types.uintp, number)
+
+        return types.uintp(described), codegen
+
+    return constant
+
+
+def _lanes_of(kind):
+    """Values of a vector; words of 16 bits are computed as float32."""
+    first = kind if isinstance(kind, types.Array) else _first_array(kind)
+    return VECTOR_BYTES // max(first.dtype.bitwidth // 8, 4)
+
+
+def _first_array(record):
+    return next(kind for kind in record if isinstance(kind, types.Array))
+
+
+def _runs_at_once(operands):
+    """How many runs or rows are summed at once."""
+    has_dy = operands[Operands._fields.index("dy")] != types.none
+    return INTERLEAVED_BOTH if has_dy else INTERLEAVED
+
+
 def _make_mean_near():
     """``mean_near(operands, p, q)``: the mean of the vectors of x that begin at p and q, roughly.
 
@@ -775,18 +805,27 @@ def _make_part():
 
 
 def _make_weighted_by():
-    """``weighted_by(operands, weights)``: the record with other weights, if it has any."""
+    """``weighted_by(operands, address, size, start, n)``: the record with weights from there.
+
+    They are n of an array of so many, from ``start`` on; of a record that has no weights, nothing.
+    """
 
     @intrinsic
-    def weighted_by(typing, operands, weights):
+    def weighted_by(typing, operands, address, size, start, n):
         place = Operands._fields.index("weights")
+        kind = operands[place]
 
         def codegen(context, builder, signature, args):
-            if operands[place] == types.none:
+            if kind == types.none:
                 return args[0]
-            return builder.insert_value(args[0], args[1], place)
+            data = context.get_data_type(kind.dtype).as_pointer()
+            first = builder.gep(builder.inttoptr(args[1], data), [args[3]])
+            return builder.insert_value(
+                args[0], flat_array(context, builder, kind, first, args[4]), place
+            )
 
-        return operands(operands, weights), codegen
+        index = types.uintp
+        return operands(operands, index, index, index, index), codegen
 
     return weighted_by
 
@@ -862,18 +901,6 @@ def _make_fence():
 
 
 @inner
-def runs_at_once(dy):
-    """How many runs or rows are summed at once."""
-    return _INTERLEAVED if dy is None else _INTERLEAVED_BOTH
-
-
-@inner
-def lanes_of(array):
-    """Values of a vector; words of 16 bits are computed as float32."""
-    return np.uintp(VECTOR_BYTES // max(array.itemsize, 4))
-
-
-@inner
 def to_line(array, o):
     """Values from o to where the next vector's store is aligned: with its line of the cache."""
     lanes = lanes_of(array)
@@ -926,6 +953,8 @@ if INTERPRETED:
     sum_interleaved = interpreted.sum_interleaved
     mean_near = interpreted.mean_near
     value_at = interpreted.value_at
+    lanes_of = interpreted.lanes_of
+    runs_at_once = interpreted.runs_at_once
     of_channel = interpreted.of_channel
     part = interpreted.part
     weighted_by = interpreted.weighted_by
@@ -953,6 +982,8 @@ else:
     sum_interleaved = _make_sum_interleaved()
     mean_near = _make_mean_near()
     value_at = _make_value_at()
+    lanes_of = _make_constant(_lanes_of)
+    runs_at_once = _make_constant(_runs_at_once)
     of_channel = _make_of_channel()
     part = _make_part()
     weighted_by = _make_weighted_by()

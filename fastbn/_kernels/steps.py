@@ -12,17 +12,17 @@ write, in how many samples the range lies, one after the other. A step is found 
 compiled when its address is first asked for.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._runtime.jit import Step, array_at, compiling, inner, record_at
+from .._runtime.jit import Field, Step, array_at, compiling, gather, record_at
 from . import channels, columns, rows
-from .abi import CONTEXT, PLAN, Coefficients, Operands
-from .simd import TWO, lanes_of
+from .abi import CONTEXT, PLAN, VECTOR_BYTES, Coefficients, Operands
+from .simd import ZERO
 
 
 class Stage(Enum):
@@ -119,15 +119,14 @@ def keys() -> Iterator[Key]:
 
 
 def _shift(key: Key) -> Callable:
-    real, store, forward = key.storage.real, key.storage.value, key.reads is Reads.X
-    weighted, activated = key.weighted, key.activation is not Activation.NONE
+    real, forward, weighted = key.storage.real, key.reads is Reads.X, key.weighted
+    activated, operands_at = key.activation is not Activation.NONE, _operands(key, "x")
 
     def shift(t, exact, first, last, address):
         context = record_at(address, CONTEXT)
         plan = record_at(context.plan, PLAN)
         if forward:
-            x = array_at(context.x, plan.size, store)
-            operands = Operands(x, None, None, None, None, None, None)
+            operands = operands_at(address, plan.size, ZERO)
             if weighted:
                 channels.shift_among_weighted(context, plan, real, operands, first, last)
             else:
@@ -142,48 +141,45 @@ def _shift(key: Key) -> Callable:
     return shift
 
 
-@inner
-def _weights(context, plan, real, lanes):
-    """The weights, with a vector before and one behind."""
-    return array_at(context.weights, plan.samples * plan.run + TWO * lanes, real)
+def _operands(key: Key, *names: str) -> Callable:
+    """A function of the context's address, its values and its weights: what a step reads."""
+    store, real = key.storage.value, key.storage.real
+    fields: dict = {name: Field(name, store, 0) for name in names}
+    if key.weighted:
+        fields["weights"] = Field("weights", real, 1)
+    if key.activation is not Activation.NONE:
+        leaky = key.activation is Activation.LEAKY_RELU
+        fields["slope"] = Field("slope", real, None) if leaky else False
+    return gather(CONTEXT, Operands, **fields)
+
+
+def _coefficients(key: Key, names: Iterable[str], **places: str) -> Callable:
+    """A function of the context's address: what a step multiplies with, so many values each."""
+    real = key.storage.real
+    fields = {name: Field(places.get(name, name), real, 0) for name in names}
+    return gather(CONTEXT, Coefficients, **fields)
+
+
+def _beside(key: Key) -> np.uintp:
+    """Weights before those of the first sample, and behind those of the last: two vectors."""
+    return np.uintp(2 * VECTOR_BYTES // np.dtype(key.storage.real).itemsize)
 
 
 def _sum(key: Key) -> Callable:
-    real, store, reduce = key.storage.real, key.storage.value, _FAMILIES[key.walk].reduce
-    reads_dy, weighted, residual = key.reads is Reads.X_AND_DY, key.weighted, key.residual
-    activated, leaky = _activated(key)
+    real, reduce, beside = key.storage.real, _FAMILIES[key.walk].reduce, _beside(key)
+    names = ["x", *["dy"] * (key.reads is Reads.X_AND_DY), *["residual"] * key.residual]
+    used = ["center", *["factor", "level"] * (key.activation is not Activation.NONE)]
+    tile = {"center": "tile_shift", "factor": "tile_factor", "level": "tile_level"}
+    operands_at = _operands(key, *names)
+    coefficients_at = _coefficients(key, used, center="shift")
+    tiles_at = _coefficients(key, used if key.walk is Walk.COLUMNS else [], **tile)
 
     def sum_blocks(t, exact, first, last, address):
         context = record_at(address, CONTEXT)
         plan = record_at(context.plan, PLAN)
-        c, x = plan.channels, array_at(context.x, plan.size, store)
-        lanes = lanes_of(x)
-        operands = Operands(
-            x,
-            array_at(context.dy, plan.size, store) if reads_dy else None,
-            None,
-            _weights(context, plan, real, lanes) if weighted else None,
-            array_at(context.residual, plan.size, store) if residual else None,
-            None,
-            (real(context.slope) if leaky else False) if activated else None,
-        )
-        coefficients = Coefficients(
-            array_at(context.shift, c, real),
-            None,
-            None,
-            None,
-            array_at(context.factor, c, real) if activated else None,
-            array_at(context.level, c, real) if activated else None,
-        )
-        room = plan.tile_room * context.threads
-        tiles = Coefficients(
-            array_at(context.tile_shift, room, real),
-            None,
-            None,
-            None,
-            array_at(context.tile_factor, room, real) if activated else None,
-            array_at(context.tile_level, room, real) if activated else None,
-        )
+        operands = operands_at(address, plan.size, plan.samples * plan.run + beside)
+        coefficients = coefficients_at(address, plan.channels, ZERO)
+        tiles = tiles_at(address, plan.tile_room * context.threads, ZERO)
         reduce(context, plan, real, t, exact, operands, coefficients, tiles, first, last)
         return 0
 
@@ -228,47 +224,37 @@ def _prepare(key: Key) -> Callable:
 
 
 def _write(key: Key) -> Callable:
-    real, store, family = key.storage.real, key.storage.value, _FAMILIES[key.walk]
-    values, write = family.values, family.write
-    activated, leaky = _activated(key)
-    corrects, reads_dy = key.reads is not Reads.DY, key.reads is not Reads.X
-    reads_x, before = corrects or activated, activated and reads_dy
-    weighted, residual = key.weighted, key.residual
-    reads_residual, writes_dresidual = (
-        residual and (activated or not reads_dy),
-        residual and reads_dy,
-    )
+    real, family, beside = key.storage.real, _FAMILIES[key.walk], _beside(key)
+    write = family.write_weighted if key.weighted else family.write
+    by_columns, backward = key.walk is Walk.COLUMNS, key.reads is not Reads.X
+    activated, corrects = key.activation is not Activation.NONE, key.reads is not Reads.DY
+    names = {
+        "x": corrects or activated,
+        "dy": backward,
+        "out": True,
+        "residual": key.residual and (activated or not backward),
+        "dresidual": key.residual and backward,
+    }
+    used = {
+        "center": corrects or activated,
+        **dict.fromkeys(("scale", "offset"), corrects),
+        "gain": backward,
+        **dict.fromkeys(("factor", "level"), backward and activated),
+    }
+    wide = {name: f"wide_{name}" for name in used if by_columns}
+    operands_at = _operands(key, *(name for name, needed in names.items() if needed))
+    coefficients_at = _coefficients(key, (name for name in used if used[name]), **wide)
 
     def write_values(t, times, first, last, address):
         context = record_at(address, CONTEXT)
         plan = record_at(context.plan, PLAN)
-        out = array_at(context.out, plan.size, store)
-        operands = Operands(
-            array_at(context.x, plan.size, store) if reads_x else None,
-            array_at(context.dy, plan.size, store) if reads_dy else None,
-            out,
-            _weights(context, plan, real, lanes_of(out)) if weighted else None,
-            array_at(context.residual, plan.size, store) if reads_residual else None,
-            array_at(context.dresidual, plan.size, store) if writes_dresidual else None,
-            (real(context.slope) if leaky else False) if activated else None,
-        )
-        coefficients = Coefficients(
-            values(context.center, context.wide_center, plan, real, out) if reads_x else None,
-            values(context.scale, context.wide_scale, plan, real, out) if corrects else None,
-            values(context.offset, context.wide_offset, plan, real, out) if corrects else None,
-            values(context.gain, context.wide_gain, plan, real, out) if reads_dy else None,
-            values(context.factor, context.wide_factor, plan, real, out) if before else None,
-            values(context.level, context.wide_level, plan, real, out) if before else None,
-        )
+        operands = operands_at(address, plan.size, plan.samples * plan.run + beside)
+        size = plan.write_width + beside if by_columns else plan.channels
+        coefficients = coefficients_at(address, size, ZERO)
         write(context, plan, real, t, operands, coefficients, times, first, last)
         return 0
 
     return write_values
-
-
-def _activated(key: Key) -> tuple[bool, bool]:
-    """Whether there is an activation, and one with a slope."""
-    return key.activation is not Activation.NONE, key.activation is Activation.LEAKY_RELU
 
 
 _MAKERS = {
