@@ -30,7 +30,7 @@ def check(x, dy, weight, bias):
     y, saved = fastbn.forward(x, weight, bias)
     np.testing.assert_allclose(y, reference.forward(x, weight, bias), 0, tolerance)
     grads, truth = fastbn.backward(dy, saved), reference.backward(dy, x, weight)
-    for mine, expected in zip(grads, truth):
+    for mine, expected in zip(grads[:3], truth[:3], strict=True):
         np.testing.assert_allclose(mine, expected, 0, tolerance * 10)
     fixed, kept = fastbn.forward(x, weight, bias, stats=saved.stats)
     np.testing.assert_array_equal(fixed, y)
