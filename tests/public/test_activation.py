@@ -4,7 +4,7 @@ import numpy as np
 import options
 import pytest
 import reference
-from agreement import Oracle
+from agreement import assert_agreement
 from data import DTYPES, LAYOUTS, assert_state, channels_last, normals, order, problem, snapshot
 from witness import autograd
 
@@ -83,14 +83,8 @@ def test_fixed_statistics(shape, memory, activation, residual):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_any_memory_in_float32(name, weights, activation, residual):
     shape, lie = (6, 5, 4, 7), LAYOUTS[name]
-    x, dy, weight, bias = problem(shape, np.float32)
     settings = options.settings(shape, weights, activation, residual, dtype=np.float32)
-    oracle = Oracle(x, weight, bias, **{k: v for k, v in settings.items() if k != "channel_axis"})
-    dy = lie(oracle.sure(dy))
-    y, saved = fastbn.forward(lie(x), weight, bias, **settings)
-    oracle.check_stats(saved.stats)
-    oracle.check_output(y)
-    oracle.check_grads(dy, fastbn.backward(dy, saved))
+    assert_agreement(*problem(shape, np.float32), lie=lie, **settings)
 
 
 # --- kinks and NaN --------------------------------------------------------------------------------

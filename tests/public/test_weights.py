@@ -4,7 +4,7 @@ import numpy as np
 import options
 import pytest
 import reference
-from agreement import Oracle
+from agreement import assert_agreement
 from data import DTYPES, LAYOUTS, STATE_KEYS, assert_state, channels_last, problem, snapshot
 from witness import autograd
 
@@ -166,11 +166,7 @@ def test_weights_of_any_memory(layout):
 def test_x_of_any_memory(shape, layout, dtype):
     x, dy, weight, bias = problem(shape, dtype)
     weights = options.WEIGHTS["real"](np.delete(shape, 1))
-    oracle = Oracle(x, weight, bias, weights=weights)
-    y, saved = fastbn.forward(LAYOUTS[layout](x), weight, bias, weights=weights)
-    oracle.check_stats(saved.stats)
-    oracle.check_output(y)
-    oracle.check_grads(dy, fastbn.backward(LAYOUTS[layout](dy), saved))
+    assert_agreement(x, dy, weight, bias, lie=LAYOUTS[layout], weights=weights)
 
 
 # --- what has no weight ---------------------------------------------------------------------------
@@ -204,11 +200,7 @@ def test_the_first_values_may_be_the_unread_ones(shape, dtype, first):
     weights[..., :1] *= weights.ndim == 1  # and of each row the first
     hidden = np.broadcast_to(np.expand_dims(weights == 0, 1), shape)
     x, dy = np.where(hidden, dtype(first), x), np.where(hidden, dtype(0), dy)
-    oracle = Oracle(x, weight, bias, weights=weights)
-    y, saved = fastbn.forward(x, weight, bias, weights=weights)
-    oracle.check_stats(saved.stats)
-    oracle.check_output(y)
-    oracle.check_grads(dy, fastbn.backward(dy, saved))
+    assert_agreement(x, dy, weight, bias, weights=weights)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)

@@ -154,6 +154,24 @@ class Oracle:
         return np.where(np.isfinite(xhat), xhat, 0.0)
 
 
+def assert_agreement(x, dy, weight, bias, *, lie=None, eps=1e-5, channel_axis=1, **options):
+    """Both passes near the oracle; ``lie`` stores x and dy in memory.
+
+    Returns the output, the gradients and the `Oracle.sure` dy that they are of.
+    """
+    oracle = Oracle(x, weight, bias, eps=eps, axis=channel_axis, **options)
+    dy = oracle.sure(dy)
+    if lie:
+        x, dy = lie(x), lie(dy)
+    settings = {"eps": eps, "channel_axis": channel_axis, **options}
+    y, saved = fastbn.forward(x, weight, bias, **settings)
+    grads = fastbn.backward(dy, saved)
+    oracle.check_stats(saved.stats)
+    oracle.check_output(y)
+    oracle.check_grads(dy, grads)
+    return y, grads, dy
+
+
 # --- of a problem without poison, one bound for all channels -------------------------------------
 
 
