@@ -1,1 +1,1 @@
-"""Benchmarks: the asv suite (bench_*.py), `python -m benchmarks.compare`, `.accuracy`, `.fresh`."""
+"""Benchmarks: the asv suite (bench_*.py), `python -m benchmarks.compare`, `.accuracy`, `.fused`."""

@@ -6,12 +6,13 @@ combination has a process of its own.
 
 from functools import lru_cache
 
-from .cases import CASES, LAYOUTS, Data
-from .libraries import OPERATIONS, prepared
+from .cases import CASES, HALVES, LAYOUTS, Data, missing
+from .libraries import OPERATIONS, PASSES, STEPS, prepared
 from .measure import settle_allocator
 
 MANY = 50_000  # values; smaller calls run on one thread, and the body of a benchmark loops
 LARGE = [case.name for case in CASES.values() if case.size >= MANY]
+SOME = ("resnet50-32x64x56x56", "resnet50-32x512x28x28", "resnet50-32x2048x7x7")
 SMALL = [case.name for case in CASES.values() if case.size < MANY]
 
 
@@ -30,7 +31,7 @@ def ready(operation, case, layout, dtype):
 class Large:
     """Calls on all threads, in single precision."""
 
-    params = (OPERATIONS, LARGE, LAYOUTS, ("float32",))
+    params = (PASSES, LARGE, LAYOUTS, ("float32",))
     param_names = ("operation", "case", "layout", "dtype")
     loops = 1
     rounds = 2
@@ -38,8 +39,8 @@ class Large:
     timeout = 120
 
     def setup(self, operation, case, layout, dtype):
-        """Prepare the call; asv shows n/a for rows in a second layout."""
-        if layout not in CASES[case].layouts:
+        """Prepare the call; asv shows n/a for rows in a second layout, and without ml_dtypes."""
+        if layout not in CASES[case].layouts or missing(dtype):
             raise NotImplementedError
         self.call = ready(operation, case, layout, dtype)
 
@@ -53,8 +54,19 @@ class Large:
 class Double(Large):
     """An early, a middle and the last shape of ResNet-50, in double precision."""
 
-    cases = ("resnet50-32x64x56x56", "resnet50-32x512x28x28", "resnet50-32x2048x7x7")
-    params = (OPERATIONS, cases, LAYOUTS, ("float64",))
+    params = (PASSES, SOME, LAYOUTS, ("float64",))
+
+
+class Step(Large):
+    """Forward and backward, with what is fused into them."""
+
+    params = (tuple(STEPS), (*SOME, "rows-10000x256"), LAYOUTS, ("float32",))
+
+
+class Half(Large):
+    """The types of 16 bits: each pass, and two of the steps."""
+
+    params = ((*PASSES, "step_residual_relu", "step_weighted"), SOME, LAYOUTS, HALVES)
 
 
 class Small(Large):

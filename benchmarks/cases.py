@@ -5,12 +5,14 @@ The asv suite, the comparison and the tests read this table and that of librarie
 
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from math import prod
 
 import numpy as np
 
 LAYOUTS = ("channels_first", "channels_last")
 DTYPES = ("float32", "float64")
+HALVES = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ SHAPES = {
 CASES = {c.name: c for group, shapes in SHAPES.items() for c in (Case(group, s) for s in shapes)}
 
 
+def missing(dtype):
+    """Whether NumPy needs a package for this dtype that is not installed."""
+    return dtype == "bfloat16" and not find_spec("ml_dtypes")
+
+
 def select(patterns):
     """The cases with one of the patterns in their name, in the order of the table."""
     found = [case for case in CASES.values() if any(p in case.name for p in patterns)]
@@ -82,13 +89,17 @@ class Data:
 
     Channels-last arrays are transposed views of C-contiguous memory, so axis 1 holds the channels
     in every layout. Channels have their own means and deviations, which the running statistics are
-    near to; `weight` is between 0.5 and 1.5, and `bias` between -1 and 1.
+    near to; `weight` is between 0.5 and 1.5, and `bias` between -1 and 1. With x of 16 bits, what
+    there is by channel is float32, as in mixed precision.
     """
 
     def __init__(self, case, layout="channels_first", dtype="float32"):
         if layout not in case.layouts:
             raise ValueError(f"{case.name} has the layouts {case.layouts}, not {layout!r}")
+        if dtype == "bfloat16":
+            import ml_dtypes  # noqa: F401 - NumPy knows the name from then on
         self.case, self.layout, self.dtype = case, layout, np.dtype(dtype)
+        dtype = self.compute = np.result_type(dtype, np.float32)
         channel = np.arange(case.shape[1])
         self.running_mean = (channel % 7 - 3).astype(dtype)
         self.running_var = ((1 + channel % 3) ** 2).astype(dtype)
@@ -101,17 +112,28 @@ class Data:
         x, wide = self._normal(0), [-1] + [1] * (len(self.case.shape) - 2)
         x *= np.sqrt(self.running_var).reshape(wide)
         x += self.running_mean.reshape(wide)
-        return x
+        return x.astype(self.dtype, copy=False)
 
     @cached_property
     def dy(self):
         """The gradient that arrives from above."""
-        return self._normal(1)
+        return self._normal(1).astype(self.dtype, copy=False)
+
+    @cached_property
+    def residual(self):
+        """What is added to the output."""
+        return self._normal(2).astype(self.dtype, copy=False)
+
+    @cached_property
+    def mask(self):
+        """Which positions count: three of four, and the same in all channels."""
+        n, _, *rest = self.case.shape
+        return np.random.default_rng(3).random((n, *rest)) < 0.75
 
     def in_double(self):
         """The same values in float64."""
         double = Data(self.case, self.layout, "float64")
-        for name in ("x", "dy", "weight", "bias", "running_mean", "running_var"):
+        for name in ("x", "dy", "residual", "weight", "bias", "running_mean", "running_var"):
             setattr(double, name, getattr(self, name).astype(np.float64))
         return double
 
@@ -120,5 +142,5 @@ class Data:
         n, c, *rest = self.case.shape
         last = self.layout == "channels_last"
         shape = (n, *rest, c) if last else (n, c, *rest)
-        values = np.random.default_rng((0, seed)).standard_normal(shape, dtype=self.dtype)
+        values = np.random.default_rng((0, seed)).standard_normal(shape, dtype=self.compute)
         return np.moveaxis(values, -1, 1) if last else values

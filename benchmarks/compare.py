@@ -3,6 +3,8 @@
     python -m benchmarks.compare                              # fastbn, NumPy and PyTorch
     python -m benchmarks.compare --libraries all --out        # everything; compiling takes minutes
     python -m benchmarks.compare --op training evaluation --cases small
+    python -m benchmarks.compare --op step step_residual_relu --libraries PyTorch torch.compile
+    python -m benchmarks.compare --dtype float32 float16 bfloat16
     python -m benchmarks.compare --json run.json --readme docs/speed.md --png compare.png
     python -m benchmarks.compare --load run.json --summary --readme README.md
 
@@ -12,7 +14,8 @@ is slower. An "of" ratio is fastbn's time over a memory floor (see floor.py). "w
 of the former and the largest of the latter.
 
 With a given output (``--out``) a library takes part where it can write into one: fastbn and
-PyTorch, whose gradients are timed as they are by default, as its ``out=`` copies them.
+PyTorch, whose gradients are timed as they are by default, as its ``out=`` copies them. A step has
+none. NumPy has no part in 16 bits, to which it would round the statistics.
 """
 
 import argparse
@@ -23,8 +26,8 @@ from itertools import product
 import fastbn
 
 from . import picture, report
-from .cases import DTYPES, LAYOUTS, SHAPES, select
-from .libraries import FILES, OPERATIONS, installed
+from .cases import DTYPES, HALVES, LAYOUTS, SHAPES, select
+from .libraries import FILES, OPERATIONS, STEPS, installed
 from .measure import QUIET
 from .timing import Job, timed
 
@@ -43,7 +46,7 @@ def options(arguments=None):
     add("--libraries", nargs="+", choices=["all", *FILES], default=list(FILES)[:3])
     add("--out", nargs="?", default="no", const="also", choices=("no", "also", "only"),
         help="whether to time calls with a given output")  # fmt: skip
-    add("--dtype", default="float32", choices=DTYPES)
+    add("--dtype", nargs="+", choices=(*DTYPES, *HALVES), default=["float32"])
     add("--threads", type=int, help="default: as many as fastbn takes")
     add("--seconds", type=float, default=1.0, help="spent on timing a case, at least")
     add("--summary", action="store_true", help="one small table: geometric means and worst cases")
@@ -59,9 +62,11 @@ def jobs(o):
     """What the options ask for, table by table."""
     given = {"no": (False,), "also": (False, True), "only": (True,)}[o.out]
     return [
-        Job(operation, given_, layout, o.dtype, case.name)
-        for operation, given_, layout, case in product(o.op, given, o.layouts, select(o.cases))
-        if layout in case.layouts and not (given_ and operation == "statistics")
+        Job(operation, given_, layout, dtype, case.name)
+        for operation, given_, dtype, layout, case in product(
+            o.op, given, o.dtype, o.layouts, select(o.cases)
+        )
+        if layout in case.layouts and not (given_ and operation in ("statistics", *STEPS))
     ]
 
 

@@ -4,8 +4,9 @@ Each case is compiled for its own shape, which needs a C++ compiler.
 """
 
 from contextlib import suppress
+from functools import partial
 
-from .in_torch import NO_RUNNING, tensors
+from .in_torch import NO_RUNNING, output, stepped, tensors
 from .libraries import EPS, MOMENTUM
 
 with suppress(ImportError):  # asv imports every file here
@@ -38,6 +39,11 @@ def backward(d):
     return _compiled(_gradients, dy, x, weight, *saved)
 
 
+def step(d, relu=False, residual=False, weighted=False):
+    """What eager PyTorch calls, compiled: the operations forward, and those of autograd."""
+    return stepped(_compiled(output), d, relu, residual, weighted)
+
+
 def statistics(d):
     """`torch.var_mean`."""
     return _compiled(_statistics, *tensors(d.x))
@@ -67,8 +73,7 @@ def _statistics(x):
 
 
 def _compiled(function, *arguments):
-    """A call of the function, compiled when it is first called."""
+    """The function with these arguments, compiled when it is first called."""
     torch.compiler.reset()  # a ninth shape of one function would be left uncompiled
     torch._inductor.config.compile_threads = 1  # leaves no idle workers beside what is timed
-    compiled = torch.compile(function, dynamic=False)
-    return lambda: compiled(*arguments)
+    return partial(torch.compile(function, dynamic=False), *arguments)

@@ -30,6 +30,20 @@ def training(d, out=None):
     return lambda: (fastbn.batch_norm(*arguments, out=out), running[0])
 
 
+def step(d, relu=False, residual=False, weighted=False):
+    """One call forward, one call backward."""
+    x, dy, weight, bias, options = d.x, d.dy, d.weight, d.bias, {"eps": EPS}
+    options |= {"activation": "relu"} if relu else {}
+    options |= {"residual": d.residual} if residual else {}
+    options |= {"weights": d.mask} if weighted else {}
+
+    def call():
+        y, saved = fastbn.forward(x, weight, bias, **options)
+        return y, *fastbn.backward(dy, saved)[: 4 if residual else 3]
+
+    return call
+
+
 def statistics(d):
     """Mean and population variance of each channel."""
     x = d.x

@@ -42,25 +42,45 @@ def training(d):
     return lambda: call()[:2]
 
 
+def step(d, relu=False, residual=False, weighted=False):
+    """The value and its reverse, compiled as one function."""
+    mask = np.expand_dims(d.mask, 1) if weighted else None
+
+    def both(dy, mask, *inputs, axis):
+        y, pull = jax.vjp(partial(_output, mask, relu, axis), *inputs)
+        return y, *pull(dy)
+
+    more = [d.residual] if residual else []
+    return _jitted(d, both, d.dy, mask, d.x, d.weight, d.bias, *more)
+
+
 def statistics(d):
     """The statistics of `forward`."""
     return _jitted(d, _statistics, d.x)
 
 
-def _statistics(x, axis):
+def _statistics(x, axis, mask=None):
     axes = [a for a in range(x.ndim) if a != axis]
-    mean = jnp.mean(x, axes)
-    return mean, jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    mean, squares = (jnp.mean(values, axes, where=mask) for values in (x, jnp.square(x)))
+    return mean, jnp.maximum(squares - jnp.square(mean), 0)
 
 
 def _evaluation(x, mean, var, weight, bias, axis):
     wide = [-1 if a == axis else 1 for a in range(x.ndim)]
     scale = jax.lax.rsqrt(var + EPS) * weight
-    return ((x - mean.reshape(wide)) * scale.reshape(wide) + bias.reshape(wide),)
+    y = (x - mean.reshape(wide)) * scale.reshape(wide) + bias.reshape(wide)
+    return (y.astype(x.dtype),)
 
 
 def _forward(x, weight, bias, axis):
     return _evaluation(x, *_statistics(x, axis), weight, bias, axis)
+
+
+def _output(mask, relu, axis, x, weight, bias, residual=None):
+    (y,) = _evaluation(x, *_statistics(x, axis, mask), weight, bias, axis)
+    y = y if residual is None else y + residual
+    return jax.nn.relu(y) if relu else y
 
 
 def _training(x, running_mean, running_var, weight, bias, axis):

@@ -1,5 +1,7 @@
 """The seed's calls: a textbook's NumPy. See libraries.py for what the functions return."""
 
+import numpy as np
+
 from . import seed
 from .libraries import EPS, MOMENTUM
 
@@ -28,6 +30,22 @@ def training(d):
     return lambda: (seed.forward(x, weight, bias, parameters)[0], parameters["running_mean"])
 
 
+def step(d, relu=False, residual=False, weighted=False):
+    """`forward` and `backward`, with array expressions for what the seed has not."""
+    x, dy, weight, bias, parameters = d.x, d.dy, d.weight, d.bias, _parameters(d, "train")
+    if weighted:
+        return lambda: _weighted(x, dy, d.mask, weight, bias)
+
+    def call():
+        y, cache = seed.forward(x, weight, bias, parameters)
+        y = y + d.residual if residual else y
+        dz = dy * (y > 0) if relu else dy
+        gradients = *seed.backward(dz, cache), *([dz] if residual else [])
+        return np.maximum(y, 0) if relu else y, *gradients
+
+    return call
+
+
 def statistics(d):
     """The two reductions that NumPy has."""
     x, axes = d.x, (0, *range(2, d.x.ndim))
@@ -37,3 +55,16 @@ def statistics(d):
 def _parameters(d, mode):
     running = {"running_mean": d.running_mean, "running_var": d.running_var}
     return {"mode": mode, "eps": EPS, "momentum": 1 - MOMENTUM, **running}
+
+
+def _weighted(x, dy, mask, weight, bias):
+    """A step in which positions take part in the statistics by their share of the mask."""
+    axes, wide = (0, *range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2))
+    weight, bias = weight.reshape(wide), bias.reshape(wide)
+    share = (mask / mask.sum(dtype=x.dtype))[:, None]
+    centred = x - (share * x).sum(axes, keepdims=True)
+    invstd = 1 / np.sqrt((share * centred**2).sum(axes, keepdims=True) + EPS)
+    xhat = centred * invstd
+    dweight, dbias = ((dy * by).sum(axes, keepdims=True) for by in (xhat, 1))
+    dx = weight * invstd * (dy - share * (dbias + xhat * dweight))
+    return xhat * weight + bias, dx, dweight.ravel(), dbias.ravel()

@@ -2,6 +2,8 @@
 
 from contextlib import suppress
 
+import numpy as np
+
 from .libraries import EPS, MOMENTUM
 
 with suppress(ImportError):  # asv imports every file here
@@ -50,6 +52,49 @@ def training(d, out=None):
     return lambda: (torch.nn.functional.batch_norm(*arguments), running[0])
 
 
+def step(d, relu=False, residual=False, weighted=False):
+    """`output`, and what autograd makes of it."""
+    return stepped(output, d, relu, residual, weighted)
+
+
+def stepped(function, d, relu, residual, weighted):
+    """The call of a step, whose forward pass is the function: `output`, compiled or not."""
+    dy, *inputs = tensors(d.dy, d.x, d.weight, d.bias, *([d.residual] if residual else []))
+    (mask,) = tensors(d.mask) if weighted else (None,)
+    for tensor in inputs:
+        tensor.requires_grad_()
+
+    def call():
+        y = function(mask, relu, *inputs)
+        return y.detach(), *torch.autograd.grad(y, inputs, dy)
+
+    return call
+
+
+def output(mask, relu, x, weight, bias, residual=None):
+    """A batch norm, an addition and a ReLU as torchvision's ResNet has them, the latter in place.
+
+    PyTorch has no weighted batch norm: with a mask, it is the formula in tensor operations.
+    """
+    if mask is None:
+        y = torch.nn.functional.batch_norm(x, None, None, weight, bias, *NO_RUNNING[2:])
+    else:
+        y = _weighted(mask, x, weight, bias)
+    if residual is not None:
+        y += residual
+    return torch.nn.functional.relu(y, inplace=True) if relu else y
+
+
+def _weighted(mask, x, weight, bias):
+    """Positions take part in the statistics by their share of the mask; 16 bits as float32."""
+    axes, wide = (0, *range(2, x.ndim)), (1, -1, *[1] * (x.ndim - 2))
+    values = x.to(weight.dtype)
+    share = (mask / mask.sum(dtype=weight.dtype)).unsqueeze(1)
+    centred = values - (share * values).sum(axes, keepdim=True)
+    invstd = torch.rsqrt((share * centred.square()).sum(axes, keepdim=True) + EPS)
+    return (centred * (invstd * weight.view(wide)) + bias.view(wide)).to(x.dtype)
+
+
 def statistics(d):
     """The statistics pass alone.
 
@@ -62,7 +107,12 @@ def statistics(d):
 
 def tensors(*values):
     """The same memory, seen by PyTorch: strides of channels-last memory are its memory format."""
-    return [torch.from_numpy(value) for value in values]
+    return [
+        torch.from_numpy(value.view(np.uint16)).view(torch.bfloat16)
+        if value.dtype.name == "bfloat16"  # which it does not take from NumPy
+        else torch.from_numpy(value)
+        for value in values
+    ]
 
 
 def _native(arguments, out):

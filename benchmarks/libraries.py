@@ -6,6 +6,11 @@ same order in every library. Everything that is not the operation itself, such a
 before a backward one, is done before the call is returned. A function that also takes `out` can
 make a call that writes into that array. A library is imported when one of its functions is used,
 so any may be missing.
+
+A step is a forward pass and the backward one: its result is y, then the gradients with respect to
+x, weight, bias and, where there is one, the residual. The function `step` takes what the table
+`STEPS` has for it: whether there is a ReLU, a residual before it, and a mask of the positions that
+count. Of these, only fastbn has a call; elsewhere they are operations of their own.
 """
 
 from importlib import import_module
@@ -17,7 +22,14 @@ import numpy as np
 EPS = 1e-5
 MOMENTUM = 0.1
 
-OPERATIONS = ("forward", "backward", "evaluation", "training", "statistics")
+PASSES = ("forward", "backward", "evaluation", "training", "statistics")
+STEPS = {
+    "step": {},
+    "step_relu": {"relu": True},
+    "step_residual_relu": {"relu": True, "residual": True},
+    "step_weighted": {"weighted": True},
+}
+OPERATIONS = (*PASSES, *STEPS)
 
 FILES = {  # by library: its file here, and the module that has to be installed
     "fastbn": ("in_fastbn", "fastbn"),
@@ -35,7 +47,12 @@ def installed():
 
 def prepared(library, operation, data, given=False):
     """The call to be timed; None if the library cannot do it. `given`: into a given array."""
-    function = getattr(import_module(f".{FILES[library][0]}", __package__), operation)
+    module = import_module(f".{FILES[library][0]}", __package__)
+    if library == "NumPy" and data.dtype.itemsize == 2:
+        return None  # it would round the statistics to 16 bits
+    if operation in STEPS:
+        return None if given else module.step(data, **STEPS[operation])
+    function = getattr(module, operation)
     if not given:
         return function(data)
     can = "out" in signature(function).parameters
@@ -47,6 +64,11 @@ def arrays(result, shape=None):
 
     With the shape of x: an output of JAX that has its channels last gets them on axis 1.
     """
-    parts = [np.asarray(part) for part in result]
+    parts = [np.asarray(part.float() if _is_bfloat16(part) else part) for part in result]
     turned = [shape and part.ndim == len(shape) and part.shape != shape for part in parts]
     return [np.moveaxis(a, -1, 1) if turn else a for a, turn in zip(parts, turned, strict=True)]
+
+
+def _is_bfloat16(part):
+    """Whether this is a tensor of PyTorch that NumPy has no dtype for."""
+    return str(part.dtype) == "torch.bfloat16"

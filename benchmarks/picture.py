@@ -19,9 +19,9 @@ def draw(times, path):
     from matplotlib import pyplot as plt
 
     panels = {}
-    for (operation, given, layout, _), group in times.dropna().groupby(report.JOBS, sort=False):
-        seconds = report.wide(group)
-        panels[report.kind(operation, given), layout] = seconds.div(seconds[FLOOR], axis=0)
+    for (operation, given, layout, dtype), of in times.dropna().groupby(report.JOBS, sort=False):
+        seconds, row = report.wide(of), f"{report.kind(operation, given)}, {dtype}"
+        panels[row, layout] = seconds.div(seconds[FLOOR], axis=0)
     rows, layouts = (list(dict.fromkeys(names)) for names in zip(*panels, strict=True))
     room = {row: max(len(panel) for (at, _), panel in panels.items() if at == row) for row in rows}
     found = [name for name in FILES if any(name in panel for panel in panels.values())]

@@ -106,16 +106,17 @@ def tables(times, medians="cases"):
 
 
 def overview(times):
-    """One table: a row for each operation in each layout, and for rows, over all cases.
+    """One table: a row for each operation, dtype and layout, and for rows, over all cases.
 
     Of each library it has the geometric mean of the ratios to it, and the worst with its case.
     """
     import pandas as pd
 
     rows, flat = {}, times["case"].map(lambda case: len(CASES[case].shape) == 2)
-    data = times["layout"].mask(flat, "rows")
-    for (operation, given), of_kind in times.groupby(JOBS[:2], sort=False):
+    data, dtypes = times["layout"].mask(flat, "rows"), times["dtype"].unique()
+    for (operation, given, dtype), of_kind in times.groupby(JOBS[:2] + JOBS[3:], sort=False):
         for name, group in of_kind.groupby(data):
+            name += f", {dtype}" * (len(dtypes) > 1)
             seconds = wide(group)
             quiet = seconds.dropna(subset="fastbn")
             noisy = f", {len(seconds) - len(quiet)} noisy" if len(quiet) < len(seconds) else ""
@@ -125,8 +126,8 @@ def overview(times):
                     row[to] = multiple(np.exp(np.log(ratio).mean()))
                     row[f"worst {to}"] = f"{multiple(ratio.min())} {ratio.idxmin()}"
     cells = pd.DataFrame(rows).T.fillna("").rename_axis("operation, data")
-    dtype = ", ".join(times["dtype"].unique())
-    return [(f"times as long as fastbn takes, {dtype}: geometric mean, and worst case", cells)]
+    title = f"times as long as fastbn takes, {', '.join(dtypes)}: geometric mean, and worst case"
+    return [(title, cells)]
 
 
 def kind(operation, given):

@@ -123,7 +123,7 @@ def _forward(x, gamma, beta, bn_param: dict, rank: int) -> tuple[np.ndarray, Sav
         if not ordinary:
             mean, var = fixed_pair(RUNNING, mean, var, x.shape[1])
         return evaluate_any(x, mean, var, gamma, beta, eps, _PARAMETERS), None
-    out, cache = forward_any(x, gamma, beta, eps, 1, None, None, 1, _PARAMETERS)
+    out, cache = forward_any(x, gamma, beta, eps, 1, None, None, None, 1, _PARAMETERS)
     mean, var = mean.copy(), var.copy()
     move_running_stats(mean, var, ordinary, cache.buffer, cache.count, 1.0 - momentum, 0.0)
     bn_param["running_mean"], bn_param["running_var"] = mean, var

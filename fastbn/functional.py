@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._arrays import layout as _layout
+from ._arrays import options as _options
 from ._arrays import validate
+from ._arrays.options import SLOPE
 from ._kernels import passes
 from ._runtime import errors, memory
 from .stats import Stats, move_running_stats, of_buffer, of_channels
@@ -121,6 +123,9 @@ def normalize(
     *,
     eps: float = 1e-5,
     channel_axis: int = 1,
+    residual=None,
+    activation: str | None = None,
+    negative_slope: float = SLOPE,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Normalise with given statistics, and keep nothing for a backward pass.
@@ -137,13 +142,20 @@ def normalize(
         Added to the variance.
     channel_axis : int, default 1
         The axis of the channels.
+    residual : array_like, optional
+        Of x's shape: added before the activation.
+    activation : {None, "relu", "leaky_relu"}
+        Applied to the output, in the pass that writes it.
+    negative_slope : float, default 0.01
+        Of leaky_relu below 0, at least 0.
     out : ndarray, optional
         Written and returned; any strides; of x's shape and the output's dtype. May be `x` itself.
 
     Returns
     -------
     ndarray
-        ``(x - mean) / sqrt(var + eps) * weight + bias``, of x's shape and memory order.
+        ``activation((x - mean) / sqrt(var + eps) * weight + bias + residual)``, of x's shape and
+        memory order.
 
     Raises
     ------
@@ -165,12 +177,20 @@ def normalize(
     b = _parameter("bias", bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
     mean, second, count = _given(stats, layout.channels)
+    asked = None
+    if residual is not None or activation is not None or negative_slope is not SLOPE:
+        asked = _options.checked(layout, None, residual, activation, negative_slope)
+        residual = asked.residual
     if out is not None:
-        _check_out(out, layout, x, x=x, weight=weight, bias=bias)
+        _check_out(out, layout, x, x=x, weight=weight, bias=bias, residual=residual)
+    more = None
+    if asked is not None:
+        flat, layout = _beside(x, flat, layout, asked)
+        more = _options.of_pass(asked, layout)
     if count is None:
-        return _run_evaluation(flat, layout, w, b, eps, mean, second, out)
+        return _run_evaluation(flat, layout, w, b, eps, mean, second, out, more)
     buffer = _buffer(mean, second)
-    return _run_forward(flat, layout, w, b, eps, buffer, count, passes.WRITE, out)
+    return _run_forward(flat, layout, w, b, eps, buffer, count, passes.WRITE, out, more)
 
 
 def evaluate_any(x, mean, var, weight, bias, eps, names) -> np.ndarray:
@@ -197,17 +217,21 @@ class Saved:
         The statistics that normalised `x`.
     fixed : bool
         Whether they were given, and so are constants to the backward pass.
+    options : Options or None
+        Weights, residual and activation, if there are any: the residual itself, not a copy.
     """
 
-    __slots__ = ("_weight", "buffer", "count", "fixed", "layout", "x")
+    __slots__ = ("_bias", "_weight", "buffer", "count", "fixed", "layout", "options", "x")
 
-    def __init__(self, x, layout, weight, buffer, count, fixed):
+    def __init__(self, x, layout, weight, bias, buffer, count, fixed, options):
         self.x = x
         self.layout = layout
         self._weight = weight
+        self._bias = bias
         self.buffer = buffer  # mean, m2 and invstd, which nobody should write to
         self.count = count
         self.fixed = fixed
+        self.options = options
 
     @property
     def weight(self) -> np.ndarray:
@@ -221,11 +245,12 @@ class Saved:
 
 
 class Grads(NamedTuple):
-    """Gradients with respect to input, weight and bias: arrays, or None where not needed."""
+    """Gradients with respect to input, weight, bias and residual; None where not needed."""
 
     dx: Any
     dweight: Any
     dbias: Any
+    dresidual: Any = None
 
 
 def forward(
@@ -236,6 +261,10 @@ def forward(
     eps: float = 1e-5,
     channel_axis: int = 1,
     stats=None,
+    weights=None,
+    residual=None,
+    activation: str | None = None,
+    negative_slope: float = SLOPE,
     out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Saved]:
     """Normalise each channel and keep what the backward pass needs.
@@ -253,8 +282,20 @@ def forward(
     stats : Stats or (mean, var), optional
         Fixed statistics, constants to the backward pass. Without them the batch's own are used,
         and the backward pass differentiates through them.
+    weights : array_like, optional
+        How much each sample and position counts in the statistics: booleans (a mask) or real
+        numbers, at least 0. Of x's shape without the axis of the channels, or with 1 in its place;
+        axes of length 1 are repeated. The total weight takes the part of the number of values.
+        Where a weight is 0, `x` may be NaN. Statistics that are given do not ask for weights.
+    residual : array_like, optional
+        Of x's shape: added before the activation. The backward pass may read it again.
+    activation : {None, "relu", "leaky_relu"}
+        Applied to the output, in the pass that writes it.
+    negative_slope : float, default 0.01
+        Of leaky_relu below 0, at least 0.
     out : ndarray, optional
-        Written and returned; any strides; of x's shape and the output's dtype. Not `x`.
+        Written and returned; any strides; of x's shape and the output's dtype. Not `x`, nor
+        `residual`.
 
     Returns
     -------
@@ -271,7 +312,10 @@ def forward(
 
     Notes
     -----
-    Ioffe & Szegedy (2015), algorithm 1.
+    Ioffe & Szegedy (2015), algorithm 1. With weights w of total W, the mean is ``sum(w * x) / W``
+    and the variance ``sum(w * (x - mean)**2) / W``. Weights whose total is 0 leave empty
+    statistics: the output is that of mean 0 and variance 0, the gradients of x, weight and bias
+    are 0.
 
     Examples
     --------
@@ -280,24 +324,41 @@ def forward(
     >>> y, saved = fastbn.forward(np.array([[1.0, 10.0], [3.0, 30.0]]))
     >>> saved.stats.mean, saved.stats.var()
     (array([ 2., 20.]), array([  1., 100.]))
+
+    The last sample is padding:
+
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0], [np.nan, np.nan]])
+    >>> y, saved = fastbn.forward(x, weights=[True, True, False])
+    >>> saved.stats.mean, saved.stats.count
+    (array([ 2., 20.]), 2.0)
     """
-    return forward_any(x, weight, bias, eps, channel_axis, stats, out, 2, PARAMETERS)
+    options = None
+    if weights is not None or residual is not None or activation is not None:
+        options = weights, residual, activation, negative_slope
+    elif negative_slope is not SLOPE:
+        options = None, None, None, negative_slope
+    return forward_any(x, weight, bias, eps, channel_axis, stats, options, out, 2, PARAMETERS)
 
 
 def forward_any(
-    x, weight, bias, eps, channel_axis, stats, out, minimum, names
+    x, weight, bias, eps, channel_axis, stats, options, out, minimum, names
 ) -> tuple[np.ndarray, Saved]:
     """`forward`, with the names of weight and bias.
 
-    ``minimum``: of values per channel that batch statistics may have, at least.
+    ``options``: weights, residual, activation and slope, or None. ``minimum``: of values per
+    channel that batch statistics may have, at least.
     """
     x = validate.array("x", x)
     flat, layout = _layout.see(x, channel_axis)
     w = _parameter(names[0], weight, 1.0, layout)
     b = _parameter(names[1], bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
+    asked = residual = more = None
+    if options is not None:
+        asked = _options.checked(layout, *options)
+        residual = asked.residual
     if out is not None:
-        _check_out(out, layout, None, x=x, weight=weight, bias=bias)
+        _check_out(out, layout, None, x=x, weight=weight, bias=bias, residual=residual)
     if stats is not None:
         task = passes.WRITE
         mean, second, count = _given(stats, layout.channels)
@@ -307,8 +368,34 @@ def forward_any(
             raise validate.single_value(layout.shape)
         task = _REDUCE_AND_WRITE
         buffer, count = of_channels(layout.channels), float(layout.n)
-    y = _run_forward(flat, layout, w, b, eps, buffer, count, task, out)
-    return y, Saved(x, layout, w, buffer, count, stats is not None)
+    if asked is not None:
+        flat, layout = _beside(x, flat, layout, asked)
+        more = _options.of_pass(asked, layout)
+        if stats is None and asked.weights is not None:
+            y, count = _run_weighted(flat, layout, w, b, eps, buffer, asked.weights, out, more)
+            return y, Saved(x, layout, w, b, buffer, count, False, asked)
+    y = _run_forward(flat, layout, w, b, eps, buffer, count, task, out, more)
+    return y, Saved(x, layout, w, b, buffer, count, stats is not None, asked)
+
+
+def _beside(x, flat, layout, asked) -> tuple[np.ndarray, _layout.Layout]:
+    """An array and its layout, so that kernels take a residual with it."""
+    if _layout.suits(layout, asked.residual):
+        return flat, layout
+    return _layout.see(x, layout.axis, wide=True)
+
+
+def _run_weighted(flat, layout, weight, bias, eps, buffer, weights, out, more):
+    """`_run_forward` with the statistics of values that have weights; returns their count, too."""
+    if weights.total == 0.0:
+        buffer[:] = 0.0
+        y = _run_forward(flat, layout, weight, bias, eps, buffer, 0.0, passes.WRITE, out, more)
+        return y, 0.0
+    task, total = _REDUCE_AND_WRITE, weights.total
+    y = _run_forward(flat, layout, weight, bias, eps, buffer, total, task, out, more)
+    if weights.count != total:
+        buffer[1] *= weights.count / total
+    return y, weights.count
 
 
 def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | None = None) -> Grads:
@@ -328,7 +415,8 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     Returns
     -------
     Grads
-        Named tuple ``(dx, dweight, dbias)``, None where not needed. dx has the memory order of x,
+        Named tuple ``(dx, dweight, dbias, dresidual)``, None where not needed; `dresidual` only
+        where there was a residual. dx and dresidual have the memory order of x, and new memory;
         dweight and dbias are float32 for float16, bfloat16 and float32 data, else float64.
 
     Raises
@@ -340,14 +428,16 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     -----
     With ``xhat = (x - mean) * invstd``, ``dbias = sum(dy)``, ``dweight = sum(dy * xhat)`` and
     ``dx = weight * invstd * (dy - dbias / n - xhat * dweight / n)`` (Ioffe & Szegedy 2015, section
-    3, simplified); with fixed statistics ``dx = weight * invstd * dy``.
+    3, simplified); with fixed statistics ``dx = weight * invstd * dy``. With weights w of total W,
+    ``w / W`` takes the place of ``1 / n``: the sums stay those of all positions. With an
+    activation, dy is the gradient before it: at 0 and NaN that of PyTorch's functions.
 
     Examples
     --------
     >>> import numpy as np
     >>> import fastbn
     >>> y, saved = fastbn.forward(np.array([[1.0], [3.0], [5.0]]), eps=0.0)
-    >>> dx, dweight, dbias = fastbn.backward(np.array([[1.0], [0.0], [0.0]]), saved)
+    >>> dx, dweight, dbias = fastbn.backward(np.array([[1.0], [0.0], [0.0]]), saved)[:3]
     >>> dbias, (dx * np.sqrt(24)).round(6).ravel()
     (array([1.]), array([ 0.5, -1. ,  0.5]))
     """
@@ -356,24 +446,36 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     if not isinstance(needs, (tuple, list)) or len(needs) != 3:
         raise ValueError(f"needs should be three bools (dx, dweight, dbias), got {needs!r}")
     dy = validate.array("dy", dy)
-    layout = saved.layout
+    layout, asked = saved.layout, saved.options
     validate.gradient("dy", dy, layout.shape)
+    residual = None if asked is None else asked.residual
     if out is not None:
-        _check_out(out, layout, dy, dy=dy, x=saved.x, weight=saved._weight)
+        _check_out(out, layout, dy, dy=dy, x=saved.x, weight=saved._weight, residual=residual)
     channels = layout.channels
     if layout.plan is None:
         empty = _layout.finish(layout, _layout.target(layout, out, saved.x)[1], out)
-        grads = (empty, np.zeros(channels, layout.compute), np.zeros(channels, layout.compute))
-        return Grads(*(g if need else None for g, need in zip(grads, needs, strict=True)))
+        zeros = (np.zeros(channels, layout.compute) for _ in range(2))
+        return _grads(needs, empty, *zeros, None if residual is None else np.empty_like(empty))
+    if not _layout.suits(layout, dy):
+        layout = _layout.widened(layout)
     x, flat = _layout.flatten(saved.x, layout), _layout.flatten(dy, layout)
-    task = passes.FIXED if saved.fixed else 0
-    if needs[1] or needs[2] or not saved.fixed:
+    weightless = asked is not None and asked.weights is not None and asked.weights.total == 0.0
+    fixed = saved.fixed or weightless
+    task = passes.FIXED if fixed else 0
+    if needs[1] or needs[2] or not fixed:
         task |= passes.REDUCE
-    values: Any = None
+    values: Any = x
     dx: Any = None
-    if needs[0]:
+    dresidual: Any = None
+    if needs[0] or residual is not None:
         task |= passes.WRITE
-        values, dx = _layout.target(layout, out, x, flat)
+        values, dx = _layout.target(layout, out if needs[0] else None, x, flat)
+    more = None
+    if asked is not None:
+        also = None
+        if residual is not None:
+            also, dresidual = _layout.target(layout, None, values)
+        more = _options.of_pass(asked, layout, also, saved._bias)
     dweight = memory.vector(channels, layout.compute)
     dbias = memory.vector(channels, layout.compute)
     passes.backward(
@@ -381,16 +483,27 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
         task,
         x,
         flat,
-        x if values is None else values,
+        values,
         saved._weight,
         saved.buffer,
         dweight,
         dbias,
+        more=more,
     )
+    if weightless and not saved.fixed:
+        values[:] = dweight[:] = dbias[:] = 0
+    dx = _layout.finish(layout, dx, out) if needs[0] else None
+    if residual is not None:
+        dresidual = _layout.finish(layout, dresidual, None)
+    return _grads(needs, dx, dweight, dbias, dresidual)
+
+
+def _grads(needs, dx, dweight, dbias, dresidual) -> Grads:
     return Grads(
-        None if dx is None else _layout.finish(layout, dx, out),
+        dx if needs[0] else None,
         dweight if needs[1] else None,
         dbias if needs[2] else None,
+        dresidual,
     )
 
 
@@ -447,15 +560,17 @@ def _check_out(out, layout: _layout.Layout, alias, **others) -> None:
     validate.overlap(out, alias, **others)
 
 
-def _run_evaluation(flat, layout, weight, bias, eps, mean, var, out) -> np.ndarray:
+def _run_evaluation(flat, layout, weight, bias, eps, mean, var, out, more=None) -> np.ndarray:
     """Normalise with a `fixed_pair`."""
     values, result = _layout.target(layout, out, flat)
     if layout.plan is not None:
-        passes.evaluate(layout.plan, flat, values, weight, bias, mean, var, eps)
+        passes.evaluate(layout.plan, flat, values, weight, bias, mean, var, eps, more=more)
     return _layout.finish(layout, result, out)
 
 
-def _run_forward(flat, layout, weight, bias, eps, buffer, count, task, out) -> np.ndarray:
+def _run_forward(
+    flat, layout, weight, bias, eps, buffer, count, task, out, more=None
+) -> np.ndarray:
     """Run the forward pass; the statistics are left in ``buffer``."""
     values, result = _layout.target(layout, out, flat)
     if layout.plan is not None:
@@ -469,6 +584,7 @@ def _run_forward(flat, layout, weight, bias, eps, buffer, count, task, out) -> n
             buffer,
             count or 1.0,  # of no values: variance 0, and a finite output
             eps,
+            more=more,
         )
     elif task & passes.REDUCE:
         buffer[:] = 0.0

@@ -7,6 +7,7 @@ import numpy as np
 from ._arrays import validate
 from ._kernels import passes
 from ._runtime import errors
+from ._arrays.options import SLOPE, check_activation
 from .functional import PARAMETERS, Saved, backward, forward_any
 from .stats import move_running_stats
 
@@ -30,6 +31,10 @@ class BatchNorm:
         Statistics run over all other axes.
     dtype : dtype, default float32
         float32 or float64, of parameters and running statistics.
+    activation : {None, "relu", "leaky_relu"}
+        Applied to the output.
+    negative_slope : float, default 0.01
+        Of leaky_relu below 0, at least 0.
     nonfinite : {"propagate", "skip", "raise"}
         What a training call does to the running statistics if any mean or variance of the batch is
         NaN or infinite: take it, leave everything as it is, or raise `FloatingPointError`.
@@ -37,6 +42,8 @@ class BatchNorm:
     Attributes
     ----------
     weight, bias, weight_grad, bias_grad : ndarray, shape (C,), or None
+    residual_grad : ndarray or None
+        Gradient with respect to the residual of the last call that `backward` was called for.
     running_mean, running_var : ndarray, shape (C,), or None
         The variance is the unbiased one.
     num_batches_tracked : int
@@ -74,6 +81,8 @@ class BatchNorm:
         *,
         channel_axis: int = 1,
         dtype=np.float32,
+        activation: str | None = None,
+        negative_slope: float = SLOPE,
         nonfinite: str = "propagate",
     ):
         if num_features is not None:
@@ -87,6 +96,7 @@ class BatchNorm:
         self.affine, self.track_running_stats = bool(affine), bool(track_running_stats)
         self.channel_axis = errors.integer("channel_axis", channel_axis)
         self.dtype = validate.parameter_dtype("dtype", dtype)
+        self.activation, self.negative_slope = check_activation(activation, negative_slope)
         self.nonfinite = nonfinite
         self.training = True
         self.saved: Saved | None = None
@@ -95,6 +105,7 @@ class BatchNorm:
         self.bias: np.ndarray | None = None
         self.weight_grad: np.ndarray | None = None
         self.bias_grad: np.ndarray | None = None
+        self.residual_grad: np.ndarray | None = None
         self.running_mean: np.ndarray | None = None
         self.running_var: np.ndarray | None = None
         if num_features is not None:
@@ -141,13 +152,18 @@ class BatchNorm:
             raise ValueError(f"{name} should contain {channels} elements not {self.num_features}")
         return channels
 
-    def __call__(self, x, *, update: bool = True) -> np.ndarray:
+    def __call__(self, x, *, residual=None, weights=None, update: bool = True) -> np.ndarray:
         """Normalise a batch.
 
         Parameters
         ----------
         x : array_like
             At least 2-D, with `num_features` channels.
+        residual : array_like, optional
+            Of x's shape: added before the activation. `backward` leaves its gradient in
+            `residual_grad`.
+        weights : array_like, optional
+            How much each sample and position counts in the statistics of a batch: see `forward`.
         update : bool, default True
             Whether a training call moves the running statistics and counts the batch.
 
@@ -166,16 +182,18 @@ class BatchNorm:
         self._check_rank(x)
         channels = self._check_channels(x)
         if self.num_features is None:
-            return self._first_call(x, channels, update)
+            return self._first_call(x, channels, residual, weights, update)
         mean, var = self.running_mean, self.running_var
         own = self.training or not self.track_running_stats
         records = self.training and self.track_running_stats and update
         # Attributes may have been replaced by hand. Nothing is changed until nothing can fail.
         ordinary = records and validate.running_pair(mean, var, channels)
         stats = None if own else (mean, var)
-        y, saved = forward_any(
-            x, self.weight, self.bias, self.eps, self.channel_axis, stats, None, 2, PARAMETERS
-        )
+        options = None
+        if residual is not None or weights is not None or self.activation is not None:
+            options = weights, residual, self.activation, self.negative_slope
+        given = self.weight, self.bias, self.eps, self.channel_axis, stats, options
+        y, saved = forward_any(x, *given, None, 2, PARAMETERS)
         if records:
             given, tracked = self.momentum, self.num_batches_tracked + 1
             momentum = 1.0 / tracked if given is None else errors.number("momentum", given)
@@ -186,12 +204,12 @@ class BatchNorm:
         self.saved = saved
         return y
 
-    def _first_call(self, x: np.ndarray, channels: int, update: bool) -> np.ndarray:
+    def _first_call(self, x: np.ndarray, channels: int, residual, weights, update) -> np.ndarray:
         """Take the number of features from `x`, unless the call fails."""
         before = dict(vars(self))
         try:
             self._allocate(channels)
-            return self(x, update=update)
+            return self(x, residual=residual, weights=weights, update=update)
         except Exception:
             vars(self).update(before)
             raise
@@ -220,7 +238,7 @@ class BatchNorm:
         if saved is None:
             raise RuntimeError("backward was called before forward: call the layer first")
         layout, totals = saved.layout, (self.weight_grad, self.bias_grad)
-        dx, *grads = backward(dy, saved, needs=(True, self.affine, self.affine))
+        dx, *grads, self.residual_grad = backward(dy, saved, needs=(True, *[self.affine] * 2))
         ordinary = self.affine and validate.ordinary_pair(*totals, layout.channels)
         if ordinary and self.dtype is layout.compute:
             passes.add(*totals, *grads)
@@ -296,9 +314,10 @@ class BatchNorm:
         self.num_batches_tracked = count
 
     def __repr__(self) -> str:
+        applied = "" if self.activation is None else f", activation={self.activation!r}"
         return (
             f"{type(self).__name__}({self.num_features}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.affine}, track_running_stats={self.track_running_stats})"
+            f"affine={self.affine}, track_running_stats={self.track_running_stats}{applied})"
         )
 
 

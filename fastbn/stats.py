@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._arrays import layout as _layout
+from ._arrays import options as _options
 from ._arrays import validate
 from ._kernels import passes
 from ._runtime import errors, memory
@@ -94,7 +95,7 @@ def _new(count: float, mean: np.ndarray, m2: np.ndarray) -> Stats:
     return object.__new__(Stats)._keep(count, mean, m2)
 
 
-def batch_stats(x, *, channel_axis: int = 1) -> Stats:
+def batch_stats(x, *, channel_axis: int = 1, weights=None) -> Stats:
     """Count, mean and sum of squared deviations of each channel of an array.
 
     Parameters
@@ -104,11 +105,16 @@ def batch_stats(x, *, channel_axis: int = 1) -> Stats:
         and bfloat16 some 32 terms at a time in float32, and those sums in float64.
     channel_axis : int, default 1
         Statistics run over all other axes.
+    weights : array_like, optional
+        How much each sample and position counts: booleans (a mask) or real numbers, at least 0. Of
+        x's shape without the axis of the channels, or with 1 in its place; axes of length 1 are
+        repeated. Where a weight is 0, `x` may be NaN.
 
     Returns
     -------
     Stats
-        With one value a channel the variance is 0; of an empty array, empty statistics.
+        With one value a channel the variance is 0; of an empty array, or of weights that are all 0,
+        empty statistics. The count is the total weight.
 
     Raises
     ------
@@ -134,12 +140,20 @@ def batch_stats(x, *, channel_axis: int = 1) -> Stats:
     >>> fastbn.batch_stats(x).mean
     array([3.5, 5.5, 7.5])
     """
-    flat, layout = _layout.see(validate.array("x", x), channel_axis)
-    if layout.plan is None:
+    x = validate.array("x", x)
+    flat, layout = _layout.see(x, channel_axis)
+    count, scale, more = float(layout.n), 1.0, None
+    if weights is not None:
+        asked = _options.checked(layout, weights, None, None, _options.SLOPE)
+        more, count = _options.of_pass(asked, layout), asked.weights.count
+        scale = count / asked.weights.total if count else 1.0
+    if layout.plan is None or count == 0.0:
         return Stats.empty(layout.channels)
-    buffer, unused = of_channels(layout.channels), flat
-    passes.forward(layout.plan, passes.REDUCE, flat, unused, unused, unused, buffer, 1.0, 0.0)
-    return of_buffer(buffer, float(layout.n))
+    buffer, none = of_channels(layout.channels), np.empty(0, layout.compute)
+    passes.forward(layout.plan, passes.REDUCE, flat, flat, none, none, buffer, 1.0, 0.0, more=more)
+    if scale != 1.0:
+        buffer[1] *= scale
+    return of_buffer(buffer, count)
 
 
 def of_channels(channels: int) -> np.ndarray:

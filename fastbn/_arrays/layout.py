@@ -7,14 +7,15 @@ memory, (N, C, L). Strided, misaligned, byte-swapped and integer arrays cost one
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from .._kernels import schedule
 from .._kernels.abi import ALIASING_BYTES
-from .._runtime import caches, errors, memory
+from .._runtime import caches, errors, info, memory
+from .._runtime.jit import INTERPRETED
 from . import validate
 
 
@@ -26,30 +27,56 @@ class Layout(NamedTuple):
     order: tuple[int, ...] | None  # axes by descending stride; None: C order
     inverse: tuple[int, ...] | None
     lies: tuple[int, ...]  # the shape in the order of memory
+    position: int  # of the channels in it
     compute: np.dtype
+    storage: np.dtype  # of what kernels read and write: `compute`, or 16 bits wide
     dtype: np.dtype  # of the output
     channels: int
     size: int
     n: int  # values per channel
     plan: schedule.Plan | None  # None for an empty array
-    converts: bool  # whether the output has another dtype than the arithmetic
+    converts: bool  # whether the output has another dtype than what kernels write
+    words: np.dtype | None  # as which Numba takes what is stored, if it has no such type
+
+
+_WORD = np.dtype(np.uint16)
+
+
+@cache
+def _stored(compute: np.dtype, dtype: np.dtype) -> np.dtype:
+    """The type in which kernels take an array of a dtype: its own, if they can."""
+    if dtype == np.float16 and not (INTERPRETED or info.converts_halves(info.machine_here())):
+        return compute
+    return dtype if dtype.itemsize == _WORD.itemsize else compute
 
 
 @lru_cache(maxsize=1024)
-def _layout(shape, channel_axis: int, order, dtype: np.dtype) -> Layout:
+def _layout(shape, channel_axis: int, order, dtype: np.dtype, wide: bool = False) -> Layout:
+    """The layout of an array; a wide one has it converted to the type that is computed in."""
     axis = validate.axis(channel_axis, shape)
     compute, output = validate.dtypes("x", dtype)
-    size = math.prod(shape)
+    storage = compute if wide else _stored(compute, output)
+    size, channels = math.prod(shape), shape[axis]
     position, moved, inverse = axis, shape, None
     if order is not None:
         position, moved = order.index(axis), tuple(shape[i] for i in order)
         inverse = tuple(order.index(i) for i in range(len(shape)))
-    plan = schedule.plan(moved, position, compute.itemsize) if size else None
-    n = math.prod(shape[:axis] + shape[axis + 1 :])
-    converts = compute != output
-    channels = shape[axis]
     return Layout(
-        shape, axis, order, inverse, moved, compute, output, channels, size, n, plan, converts
+        shape=shape,
+        axis=axis,
+        order=order,
+        inverse=inverse,
+        lies=moved,
+        position=position,
+        compute=compute,
+        storage=storage,
+        dtype=output,
+        channels=channels,
+        size=size,
+        n=math.prod(shape[:axis] + shape[axis + 1 :]),
+        plan=schedule.plan(moved, position, compute.itemsize, storage) if size else None,
+        converts=storage != output,
+        words=None if storage == compute else _WORD,
     )
 
 
@@ -104,35 +131,53 @@ def _order(a: np.ndarray) -> tuple[int, ...] | None:
     return None if a.flags.c_contiguous else _descending(a.strides)
 
 
-def see(x: np.ndarray, channel_axis: int) -> tuple[np.ndarray, Layout]:
-    """``x`` flat in memory order, in the dtype to compute in, and its layout."""
+def see(x: np.ndarray, channel_axis: int, wide: bool = False) -> tuple[np.ndarray, Layout]:
+    """``x`` flat in memory order, as kernels take it, and its layout."""
     if type(channel_axis) is not int:
         channel_axis = errors.integer("channel_axis", channel_axis)
     if x.flags.carray:
-        layout = _layout(x.shape, channel_axis, None, x.dtype)
-        if x.dtype is layout.compute:  # the ordinary case
-            return x.ravel(), layout  # a view, in less than half of reshape's time
+        layout = _layout(x.shape, channel_axis, None, x.dtype, wide)
+        if x.dtype is layout.storage:  # the ordinary case
+            # A view, in less than half of reshape's time.
+            return x.ravel() if layout.words is None else x.ravel().view(_WORD), layout
     order = _order(x)
-    layout = _layout(x.shape, channel_axis, order, x.dtype)
+    layout = _layout(x.shape, channel_axis, order, x.dtype, wide)
     moved = x if order is None else x.transpose(order)
-    if moved.flags.carray and x.dtype is layout.compute:
-        return moved.ravel(), layout
     if order is not None and not moved.flags.c_contiguous:
-        x = _copy(moved, layout.compute).transpose(layout.inverse)
-        layout = _layout(x.shape, channel_axis, _order(x), x.dtype)._replace(
+        x = _copy(moved, layout.storage).transpose(layout.inverse)
+        layout = _layout(x.shape, channel_axis, _order(x), x.dtype, wide)._replace(
             dtype=layout.dtype, converts=layout.converts
         )
     return flatten(x, layout), layout
+
+
+def suits(layout: Layout, *arrays: np.ndarray | None) -> bool:
+    """Whether kernels take these beside what they read 16 bits wide."""
+    if layout.words is None:
+        return True
+    return all(a is None or a.dtype.newbyteorder("=") == layout.storage for a in arrays)
+
+
+def widened(layout: Layout) -> Layout:
+    """The layout of an array that is converted to the type that is computed in."""
+    return _layout(layout.shape, layout.axis, layout.order, layout.dtype, wide=True)
+
+
+def _words(flat: np.ndarray, layout: Layout) -> np.ndarray:
+    """A flat array as Numba takes it."""
+    return flat if layout.words is None else flat.view(layout.words)
 
 
 def _view(a: np.ndarray, layout: Layout) -> np.ndarray | None:
     """The array's own memory, flat in the layout's order; None where it lies otherwise."""
     if layout.order is not None:
         a = a.transpose(layout.order)
-    if a.flags.carray and a.dtype == layout.compute:
-        return a.ravel()
-    if a.flags.c_contiguous and a.flags.aligned and a.dtype == layout.compute:
-        return np.asarray(_Borrowed(a)).reshape(-1)
+    if a.dtype != layout.storage or not a.dtype.isnative:
+        return None
+    if a.flags.carray:
+        return _words(a.ravel(), layout)
+    if a.flags.c_contiguous and a.flags.aligned:
+        return np.asarray(_Borrowed(_words(a, layout))).reshape(-1)
     return None
 
 
@@ -150,7 +195,7 @@ def flatten(a: np.ndarray, layout: Layout) -> np.ndarray:
     flat = _view(a, layout)
     if flat is None:
         moved = a if layout.order is None else a.transpose(layout.order)
-        flat = _copy(moved, layout.compute).ravel()
+        flat = _words(_copy(moved, layout.storage).ravel(), layout)
     return flat
 
 
@@ -165,10 +210,11 @@ def target(
     if out is not None and view is not None:
         return view, out
     if layout.size < memory.SMALL:
-        result = np.empty(layout.lies, layout.compute)
+        result = np.empty(layout.lies, layout.storage)
     else:
-        result = memory.empty(layout.lies, layout.compute, _same_place(x, dy))
-    return result.ravel(), result if layout.order is None else result.transpose(layout.inverse)
+        result = memory.empty(layout.lies, layout.storage, _same_place(x, dy))
+    flat = _words(result.ravel(), layout)
+    return flat, result if layout.order is None else result.transpose(layout.inverse)
 
 
 def _same_place(x: np.ndarray, dy: np.ndarray | None) -> int:

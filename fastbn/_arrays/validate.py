@@ -36,7 +36,10 @@ def array(name: str, value) -> np.ndarray:
     if type(value) is np.ndarray:
         return value
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} should not be a masked array: its mask would be ignored")
+        raise TypeError(
+            f"{name} should not be a masked array: its mask would be ignored; where a function "
+            "takes weights, give it weights=~numpy.ma.getmaskarray(...) and the data alone"
+        )
     try:
         return np.asarray(value)
     except MemoryError:

@@ -5,7 +5,7 @@ the steps, the caller's arrays, and every part of the workspace, each an array o
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,8 @@ PLAN = _fields(
     *("reduce_by_rows", "block_samples", "piece", "pieces"),  # a block of `rows.reduce`
     *("units", "unit_channels"),  # into which an array can be cut, channel by channel
     *("width", "tile", "height", "tile_room"),  # a block of `columns.reduce`; columns at once
+    "weights_columns",  # columns at once beside which there are weights
+    "weights_room",  # for those of `INTERLEAVED` rows, and a vector
     *("write_by_rows", "write_width"),
     "write_unit",  # values of whole rows that are whole vectors
     "aligned",  # stores: to whole lines
@@ -64,10 +66,37 @@ STEPS = _fields(
     "slab",  # units that a thread sums and then writes; 0: all are summed before
     "nontemporal",  # stores: past the caches
     "fixed",  # whether the statistics are constants to a backward pass
+    "weighted",  # whether `total` is a sum of weights
 )
 
-# Of ((dy +) (x - center) * scale + offset) (* gain).
-_COEFFICIENTS = "center", "scale", "offset", "gain"
+
+class Operands(NamedTuple):
+    """What a step reads and writes, in the order of memory; None where it does not."""
+
+    x: Any
+    dy: Any
+    out: Any
+    weights: Any  # a value a sample and position, and a vector before and behind
+    residual: Any
+    dresidual: Any
+    slope: Any  # of an activation below 0; False for none, where 0 takes its place
+
+
+class Coefficients(NamedTuple):
+    """What a step multiplies with, a value a channel or a column; None where it does not.
+
+    y = (x - center) * scale + offset; dx = (dy + (x - center) * scale + offset) * gain, where
+    (x - center) * factor + level is what the forward pass activated. Sums are of x - center, too.
+    """
+
+    center: Any
+    scale: Any = None
+    offset: Any = None
+    gain: Any = None
+    factor: Any = None
+    level: Any = None
+
+
 # The parts of a workspace, of the type of the sums or of the data.
 _SUMS = (
     "partial_sums",  # (2, parts, channels)
@@ -79,21 +108,29 @@ _SUMS = (
 )
 _VALUES = (
     "shift",  # what each channel's values are subtracted from
-    *_COEFFICIENTS,  # a value a channel
-    *(f"wide_{name}" for name in _COEFFICIENTS),  # a value a column of a wide row
+    *Coefficients._fields,  # a value a channel
+    *(f"wide_{name}" for name in Coefficients._fields),  # a value a column of a wide row
     "tile_shift",  # (threads, tile_room)
+    *("tile_factor", "tile_level"),  # so, too
+    "tile_weights",  # (threads, weights_room): beside several rows
 )
+# Of these a pass without options has none.
+_OPTIONAL = "factor", "level", "wide_factor", "wide_level", "tile_factor", "tile_level"
 
 # A pass: addresses of the records and of the caller's arrays, numbers, and the workspace.
 CONTEXT = _fields(
     *("plan", "steps"),
     *("x", "dy", "out", "weight", "bias", "dweight", "dbias"),
+    *("weights", "residual", "dresidual"),
+    "places",  # 8 words: values of the first channel that have a weight
     "stats",  # (3, channels): mean, m2 (the sum of squared deviations) and invstd
     "threads",  # that the workspace has room for
     "sum_again",  # set by a merge: a channel needs float64
     *_SUMS,
     *_VALUES,
-    total=np.float64,  # values of a channel, N * L
+    slope=np.float64,
+    total_weight=np.float64,
+    total=np.float64,  # that, or values of a channel, N * L
     count=np.float64,  # what m2 is divided by: `total`, or that of statistics that are given
     eps=np.float64,
 )
@@ -108,17 +145,20 @@ class Workspace(NamedTuple):
     threads: int
     context: int  # the address of a `CONTEXT`
     nbytes: int
-    memory: tuple[np.ndarray, ...]
+    fields: np.ndarray  # the `CONTEXT`
+    memory: np.ndarray
 
 
 class Pool:
     """The workspaces of one plan, of which it keeps one for the next call.
 
+    With options, or without: a call that has none is not to pay for them.
+
     (50, 512) takes 31 us with a new one, 16 with one that is kept (AMD EPYC, 2026-11).
     """
 
-    def __init__(self, plan: np.ndarray, cut: Mapping[str, int], dtype: np.dtype):
-        self._plan, self._dtype, self._total = plan, dtype, cut["samples"] * cut["run"]
+    def __init__(self, plan: np.ndarray, cut: Mapping[str, int], dtype: np.dtype, options=False):
+        self._plan, self._dtype = plan, dtype
         parts, c, tile = cut["parts"], cut["channels"], cut.get("tile_room", 0)
         # Where the output lies on a line, so do the wide coefficients: up to a vector further on,
         # and a row's last vector reaches up to another one further.
@@ -126,14 +166,17 @@ class Pool:
         wide = 0 if cut["write_by_rows"] else cut["write_width"] + 2 * lanes
         self._sizes = {  # values in all, and for each thread
             **dict.fromkeys((*_SUMS, *_VALUES), (c, 0)),
-            **{f"wide_{name}": (wide, 0) for name in _COEFFICIENTS},
+            **{f"wide_{name}": (wide, 0) for name in Coefficients._fields},
             "partial_sums": (2 * parts * c, 0),
             "sums": (2 * c, 0),
             "given": (3 * c, 0),
             "tile_sums": (0, 2 * tile),
             "chosen": (0, tile),
-            "tile_shift": (0, tile),
+            **dict.fromkeys(("tile_shift", "tile_factor", "tile_level"), (0, tile)),
+            "tile_weights": (0, cut.get("weights_room", 0)),
         }
+        if not options:
+            self._sizes |= dict.fromkeys((*_OPTIONAL, "tile_weights"), (0, 0))
         self._keeps = False
         self._spare: list[Workspace] = []
 
@@ -160,10 +203,10 @@ class Pool:
         room = memory.vector(size + VECTOR_BYTES, _BYTE)
         room = room[-data_pointer(room) % VECTOR_BYTES :][:size]
         parts = {name: data_pointer(room[place]) for name, place in places.items()}
-        plan = {"plan": data_pointer(self._plan), "threads": threads, "total": self._total}
+        plan = {"plan": data_pointer(self._plan), "threads": threads}
         context = record(CONTEXT, plan | parts)
         self._keeps = memory.keep(self, size + OVERHEAD, self._forget)
-        return Workspace(threads, data_pointer(context), size, (context, room))
+        return Workspace(threads, data_pointer(context), size, context, room)
 
     def give(self, workspace: Workspace) -> None:
         """Take back what a pass no longer needs."""

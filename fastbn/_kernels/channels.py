@@ -25,6 +25,7 @@ from .simd import (
     mean_near,
     take_root,
     take_root_one,
+    value_at,
 )
 
 # Squares of float32 below 2^-126 lose digits, below 2^-149 they vanish; their mean must be so far
@@ -43,15 +44,15 @@ def statistics(context, plan):
 
 
 @inner
-def _step(x, o, k):
+def _step(operands, o, k):
     """The way from one value to another, 0 if it is not finite."""
-    step = np.float64(x[k]) - np.float64(x[o])
+    step = np.float64(value_at(operands, k)) - np.float64(value_at(operands, o))
     return step if np.isfinite(step) else 0.0
 
 
 @inner
-def _from_first(x, o, total):
-    first = np.float64(x[o])
+def _from_first(operands, o, total):
+    first = np.float64(value_at(operands, o))
     return (first if np.isfinite(first) else 0.0) + total
 
 
@@ -63,34 +64,48 @@ def _place(plan, k, parts, width):
 
 
 @inlined
-def shift_near(context, plan, real, x, first, last):
+def shift_near(context, plan, real, operands, first, last):
     """Shift by the mean of a few values spread over each channel, to the data's precision.
 
     Near the mean, and exact for a constant channel: the squared distance of shift and mean, in
     variances, is the factor by which rounding errors grow. Of runs two vectors, of short runs four
     values, of columns eight.
     """
-    run, lanes = plan.run, lanes_of(x)
+    run, lanes = plan.run, lanes_of(operands.x)
     shift = array_at(context.shift, plan.channels, real)
     if run >= lanes:
         p, q = _place(plan, ONE, FOUR, lanes), _place(plan, THREE, FOUR, lanes)
         for j in range(first, last):
-            shift[j] = mean_near(x, p + j * run, q + j * run)
+            shift[j] = mean_near(operands, p + j * run, q + j * run)
         return
     p, q = _place(plan, TWO, EIGHT, ONE), _place(plan, FOUR, EIGHT, ONE)
     r = _place(plan, SIX, EIGHT, ONE)
     if run > ONE:
         for j in range(first, last):
             o = j * run
-            total = _step(x, o, o + p) + _step(x, o, o + q) + _step(x, o, o + r)
-            shift[j] = _from_first(x, o, total * 0.25)
+            total = _step(operands, o, o + p) + _step(operands, o, o + q)
+            total += _step(operands, o, o + r)
+            shift[j] = _from_first(operands, o, total * 0.25)
         return
     a, b = _place(plan, ONE, EIGHT, ONE), _place(plan, THREE, EIGHT, ONE)
     c, d = _place(plan, FIVE, EIGHT, ONE), _place(plan, SEVEN, EIGHT, ONE)
     for j in range(first, last):
-        total = _step(x, j, j + p) + _step(x, j, j + q) + _step(x, j, j + r)
-        total += _step(x, j, j + a) + _step(x, j, j + b) + _step(x, j, j + c) + _step(x, j, j + d)
-        shift[j] = _from_first(x, j, total * 0.125)
+        total = _step(operands, j, j + p) + _step(operands, j, j + q) + _step(operands, j, j + r)
+        more = _step(operands, j, j + a) + _step(operands, j, j + b) + _step(operands, j, j + c)
+        total += more + _step(operands, j, j + d)
+        shift[j] = _from_first(operands, j, total * 0.125)
+
+
+@inlined
+def shift_among_weighted(context, plan, real, operands, first, last):
+    """Shift by the mean of eight values that have a weight: see `shift_near`."""
+    shift = array_at(context.shift, plan.channels, real)
+    places = array_at(context.places, EIGHT, np.uintp)
+    for j in range(first, last):
+        o, total = places[ZERO] + j * plan.run, 0.0
+        for k in range(ONE, EIGHT):
+            total += _step(operands, o, places[k] + j * plan.run)
+        shift[j] = _from_first(operands, o, total * 0.125)
 
 
 @inlined
@@ -200,7 +215,7 @@ def invert_deviations(context, plan, first, last):
 
 
 @inlined
-def forward_coefficients(context, plan, real, first, last):
+def forward_coefficients(context, plan, real, scale_at, offset_at, first, last):
     """center, scale and offset of ``y = (x - center) * scale + offset``.
 
     The center is the mean rounded to the data's precision, the offset takes up what was rounded
@@ -209,8 +224,8 @@ def forward_coefficients(context, plan, real, first, last):
     """
     c, (mean, _, invstd) = plan.channels, statistics(context, plan)
     weight, bias = array_at(context.weight, c, real), array_at(context.bias, c, real)
-    center, scale = array_at(context.center, c, real), array_at(context.scale, c, real)
-    offset = array_at(context.offset, c, real)
+    center, scale = array_at(context.center, c, real), array_at(scale_at, c, real)
+    offset = array_at(offset_at, c, real)
     for j in range(first, last):
         factor = weight[j] * invstd[j]
         center[j] = mean[j]
@@ -255,7 +270,7 @@ def _widen(narrow, address, plan, real, out, first, last):
 
 
 @inlined
-def widen(context, plan, real, out, with_gain, first, last):
+def widen(context, plan, real, out, with_gain, with_level, first, last):
     """Make the coefficients ready for `columns.write`."""
     if plan.write_by_rows == ZERO:
         _widen(context.center, context.wide_center, plan, real, out, first, last)
@@ -263,3 +278,6 @@ def widen(context, plan, real, out, with_gain, first, last):
         _widen(context.offset, context.wide_offset, plan, real, out, first, last)
         if with_gain:
             _widen(context.gain, context.wide_gain, plan, real, out, first, last)
+        if with_level:
+            _widen(context.factor, context.wide_factor, plan, real, out, first, last)
+            _widen(context.level, context.wide_level, plan, real, out, first, last)

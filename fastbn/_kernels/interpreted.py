@@ -9,8 +9,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from .._runtime.jit import data_pointer
-from .abi import CHAIN, INTERLEAVED, INTERLEAVED_BOTH, UNROLL, VECTOR_BYTES
+from .._runtime.jit import data_pointer, span
+from .abi import CHAIN, INTERLEAVED, INTERLEAVED_BOTH, UNROLL, VECTOR_BYTES, Coefficients
 
 
 def _fuse(a, b, c):
@@ -50,7 +50,8 @@ def multiply_add(a, b, c):
 
 
 def _lanes(array, size=VECTOR_BYTES):
-    return max(1, size // array.itemsize)
+    """Values of a vector; words of 16 bits are computed as float32."""
+    return max(1, size // max(array.itemsize, 4))
 
 
 def _place(array, start, n):
@@ -62,50 +63,143 @@ def _place(array, start, n):
 
 
 def _load(array, start, n):
-    return array[_place(array, start, n)]
+    values = array[_place(array, start, n)]
+    if values.dtype == np.uint16:
+        return values.view(np.float16).astype(np.float32)
+    if values.dtype == np.int16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values
+
+
+def _words(values, dtype):
+    """Numbers as they are stored, rounded to nearest, ties to even."""
+    if dtype == np.uint16:
+        return values.astype(np.float16).view(np.uint16)
+    if dtype != np.int16:
+        return values
+    bits = values.astype(np.float32).view(np.uint32)
+    rounded = bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))
+    bits = np.where(np.isnan(values), bits | np.uint32(0x400000), rounded)
+    return (bits >> 16).astype(np.uint16).view(np.int16)
 
 
 def _store(array, start, values, nontemporal=False):
     place = _place(array, start, values.size)
-    if nontemporal and (data_pointer(array) + place.start * array.itemsize) % VECTOR_BYTES:
+    nbytes = values.size * array.itemsize
+    if nontemporal and (data_pointer(array) + place.start * array.itemsize) % nbytes:
         raise ValueError(f"a non-temporal store to value {place.start} is not on a line")
-    array[place] = values
+    array[place] = _words(values, array.dtype)
+
+
+def _activate(operands, deciding, value):
+    """``value``, where the number that decides is above 0; elsewhere times the slope."""
+    if operands.slope is False:
+        return np.where(deciding <= 0, value.dtype.type(0), value)
+    return np.where(deciding > 0, value, value * operands.slope)
+
+
+def _before_activation(operands, place, centered, scale, offset):
+    value = multiply_add(centered, scale, offset)
+    if operands.residual is None:
+        return value
+    return value + _load(operands.residual, place, value.size)
 
 
 def make_affine(size=VECTOR_BYTES, nontemporal=False, pair=False, twice=False):
-    def affine(out, x, dy, o, center, scale, offset, gain, p, *further):
-        n = _lanes(out, size)
+    def affine(operands, o, coefficients, p, w, *further):
+        n = _lanes(operands.out, size)
 
         def coefficient(values):
             if pair:
-                q, k = further
+                q, _, k = further
                 here, there = (_load(values, place, 1) for place in (p, q))
                 return np.where(np.arange(n) < k, here, there)
-            return _load(values, p, n) if np.ndim(values) else values
+            return _load(values, p, n) if np.ndim(values) else np.full(n, values)
+
+        def weights(way):
+            if not pair:
+                return _load(operands.weights, w + way, n)
+            _, v, k = further
+            here, there = _load(operands.weights, w, n), _load(operands.weights, v - k, n)
+            return np.where(np.arange(n) < k, here, there)
 
         results = []
-        for place in (o, o + further[0]) if twice else (o,):
-            result = 0
-            if x is not None:
-                centered = _load(x, place, n) - coefficient(center)
-                result = multiply_add(centered, coefficient(scale), coefficient(offset))
-            if dy is not None:
-                result = (_load(dy, place, n) + result) * coefficient(gain)
-            results.append((place, result))
-        for place, result in results:
-            _store(out, place, result, nontemporal)
+        for way in (0, further[0]) if twice else (0,):
+            results.append(
+                (o + way, *_affine(operands, o + way, n, coefficients, coefficient, weights, way))
+            )
+        for place, result, before in results:
+            _store(operands.out, place, result, nontemporal)
+            if operands.dresidual is not None:
+                _store(operands.dresidual, place, before, nontemporal)
 
     return affine
 
 
-def _terms(x, dy, o, n, shift, exact=False):
-    """What is added up, u and d: x - shift twice, or dy and x - shift."""
-    d, u = _load(x, o, n), None if dy is None else _load(dy, o, n)
-    if exact:
-        d, shift = d.astype(np.float64), np.asarray(shift, np.float64)
-        u = u if u is None else u.astype(np.float64)
-    d = d - shift
-    return (d if u is None else u), d
+def _affine(operands, place, n, coefficients, coefficient, weights, way):
+    """What is written: see `simd.Emitter.affine`."""
+    centered = None
+    if operands.x is not None:
+        centered = _load(operands.x, place, n) - coefficient(coefficients.center)
+
+    def line(scale, offset):
+        return centered, coefficient(scale), coefficient(offset)
+
+    if operands.dy is None:
+        y = _before_activation(operands, place, *line(coefficients.scale, coefficients.offset))
+        return (y if operands.slope is None else _activate(operands, y, y)), None
+    dy = _load(operands.dy, place, n)
+    if operands.slope is not None:
+        level = line(coefficients.factor, coefficients.level)
+        dy = _activate(operands, _before_activation(operands, place, *level), dy)
+    result = dy
+    if coefficients.scale is not None:
+        through = multiply_add(*line(coefficients.scale, coefficients.offset))
+        if operands.weights is not None:
+            w = weights(way)
+            through = np.where(w == 0, through.dtype.type(0), through * w)
+        result = dy + through
+    return result * coefficient(coefficients.gain), dy
+
+
+def _terms(operands, o, n, coefficients, exact=False, w=None):
+    """What is added up, u and d: see `simd.Emitter.terms`; here d is x - shift."""
+    shift, x = coefficients.center, _load(operands.x, o, n)
+    wide = np.float64 if exact else x.dtype
+    d = x.astype(wide) - np.asarray(shift, wide)
+    zero = d.dtype.type(0)
+    if operands.dy is None:
+        if operands.weights is None:
+            return d, d
+        weight = _load(operands.weights, w, n)
+        d = np.where(weight == 0, zero, d)
+        return d * weight.astype(wide), d
+    dy = _load(operands.dy, o, n)
+    if operands.slope is not None:
+        level = coefficients.factor, coefficients.level
+        dy = _activate(operands, _before_activation(operands, o, x - shift, *level), dy)
+    if operands.weights is not None:
+        d = np.where(dy == 0, zero, d)
+    return dy.astype(wide), d
+
+
+def _columns(coefficients, j, n):
+    """The coefficients of n columns."""
+    return _mapped(coefficients, lambda values: _load(values, j, n))
+
+
+def of_channel(coefficients, j):
+    """A channel's coefficients, as scalars."""
+    return _mapped(coefficients, lambda values: values[j])
+
+
+def part(coefficients, start, size):
+    """As `span`, of all that there are."""
+    return _mapped(coefficients, lambda values: span(values, start, size))
+
+
+def _mapped(coefficients, function):
+    return Coefficients(*(None if each is None else function(each) for each in coefficients))
 
 
 def _chain(terms):
@@ -128,9 +222,11 @@ def _add(s1, s2, j, total, product):
 
 
 def make_add_rows(exact):
-    def add_rows(x, dy, o, distance, shift, s1, s2, j):
-        n, rows = _lanes(x), [o + j + np.uintp(k) * distance for k in range(_runs(dy))]
-        terms = [_terms(x, dy, row, n, _load(shift, j, n), exact) for row in rows]
+    def add_rows(operands, o, coefficients, s1, s2, j, w, distance, w_distance):
+        n, count = _lanes(operands.x), _runs(operands)
+        places = [(o + j + k * distance, w + k * w_distance) for k in map(np.uintp, range(count))]
+        columns = _columns(coefficients, j, n)
+        terms = [_terms(operands, row, n, columns, exact, w) for row, w in places]
         pairs = zip(_chain(terms[::2]), _chain(terms[1::2]), strict=True)
         _add(s1, s2, j, *(one + other for one, other in pairs))
 
@@ -138,23 +234,26 @@ def make_add_rows(exact):
 
 
 def make_add_few(exact):
-    def add_few(x, dy, o, distance, count, shift, s1, s2, j):
-        n, rows = _lanes(x), [o + j + np.uintp(k) * distance for k in range(int(count))]
-        if rows:
-            terms = [_terms(x, dy, row, n, _load(shift, j, n), exact) for row in rows]
+    def add_few(operands, o, coefficients, s1, s2, j, w, distance, w_distance, count):
+        n, rows = _lanes(operands.x), map(np.uintp, range(int(count)))
+        places = [(o + j + k * distance, w + k * w_distance) for k in rows]
+        if places:
+            columns = _columns(coefficients, j, n)
+            terms = [_terms(operands, row, n, columns, exact, w) for row, w in places]
             _add(s1, s2, j, *_chain(terms))
 
     return add_few
 
 
-def _runs(dy):
-    return INTERLEAVED if dy is None else INTERLEAVED_BOTH
+def _runs(operands):
+    return INTERLEAVED if operands.dy is None else INTERLEAVED_BOTH
 
 
 def make_add_exactly(size=VECTOR_BYTES):
-    def add_exactly(x, dy, o, shift, s1, s2, j):
-        n = _lanes(x, size)
-        _add(s1, s2, j, *_chain([_terms(x, dy, o + j, n, _load(shift, j, n), True)]))
+    def add_exactly(operands, o, coefficients, s1, s2, j, w):
+        n = _lanes(operands.x, size)
+        terms = _terms(operands, o + j, n, _columns(coefficients, j, n), True, w)
+        _add(s1, s2, j, *_chain([terms]))
 
     return add_exactly
 
@@ -162,16 +261,16 @@ def make_add_exactly(size=VECTOR_BYTES):
 class _RunSum:
     """The sums of `simd.RunSum`, of the same terms in the same lanes."""
 
-    def __init__(self, x, dy, shift, exact=False):
-        self.x, self.dy, self.shift, self.exact = x, dy, shift, exact
-        self.lanes = _lanes(x)
+    def __init__(self, operands, coefficients, exact=False):
+        self.operands, self.coefficients, self.exact = operands, coefficients, exact
+        self.lanes = _lanes(operands.x)
         self.totals = np.zeros((2, self.lanes // 2))
 
-    def terms(self, o, done=0, through=None):
+    def terms(self, o, w, done=0, through=None):
         """A vector's terms; 0 in lanes that are done, or behind so many."""
         lane = np.arange(self.lanes)
         new = (lane >= done) & (lane < (self.lanes if through is None else through))
-        terms = _terms(self.x, self.dy, o, self.lanes, self.shift, self.exact)
+        terms = _terms(self.operands, o, self.lanes, self.coefficients, self.exact, w)
         return [np.where(new, values, values.dtype.type(0)) for values in terms]
 
     def add(self, *chains):
@@ -188,59 +287,81 @@ class _RunSum:
 
 
 def make_sum_run(exact):
-    def sum_run(x, dy, o, n, count, distance, shift):
-        run = _RunSum(x, dy, shift, exact)
+    def sum_run(operands, o, n, distance, coefficients, w, w_distance, count):
+        run = _RunSum(operands, coefficients, exact)
         for k in range(int(count)):
-            _add_run(run, int(o) + k * int(distance), int(n))
+            _add_run(run, int(o) + k * int(distance), int(w) + k * int(w_distance), int(n))
         return run.results()
 
     return sum_run
 
 
-def _add_run(run, o, n):
+def _add_run(run, o, w, n):
     """Add one run to the totals, in chains."""
     vectors, rest = divmod(n, run.lanes)
-    places = [o + k * run.lanes for k in range(vectors)]
+    places = [(o + k * run.lanes, w + k * run.lanes) for k in range(vectors)]
     whole = vectors - vectors % UNROLL
     chains = [[] for _ in range(UNROLL)]
     for k, place in enumerate(places[:whole]):
-        chains[k % UNROLL].append(run.terms(place))
+        chains[k % UNROLL].append(run.terms(*place))
         if (k + 1) % (UNROLL * CHAIN) == 0:
             run.add(*chains)
             chains = [[] for _ in range(UNROLL)]
-    chains[0] += [run.terms(place) for place in places[whole:]]
+    chains[0] += [run.terms(*place) for place in places[whole:]]
     if rest:
-        start = o + n - run.lanes if vectors else min(o, run.x.size - run.lanes)
+        last = run.operands.x.size - run.lanes
+        start = o + n - run.lanes if vectors else min(o, last)
         done = o + n - rest - start
-        chains[0].append(run.terms(start, done, done + rest))
+        chains[0].append(run.terms(start, w + start - o, done, done + rest))
     run.add(*chains)
 
 
-def sum_interleaved(x, dy, o, n, distance, shift):
-    run = _RunSum(x, dy, shift)
-    starts = [int(o) + k * int(distance) for k in range(_runs(dy))]
-    vectors, rest = divmod(int(n), run.lanes)
-    columns = [[run.terms(start + k * run.lanes) for start in starts] for k in range(vectors)]
+def sum_interleaved(operands, o, n, distance, coefficients, w, w_distance):
+    run, n = _RunSum(operands, coefficients), int(n)
+    starts = [
+        (int(o) + k * int(distance), int(w) + k * int(w_distance)) for k in range(_runs(operands))
+    ]
+
+    def column(at, done=0):
+        return [run.terms(o + at, w + at, done) for o, w in starts]
+
+    vectors, rest = divmod(n, run.lanes)
+    columns = [column(k * run.lanes) for k in range(vectors)]
     whole = vectors - vectors % 2
     for k in range(0, whole, 2):
         run.add(*columns[k : k + 2])
-    last = int(n) - run.lanes, run.lanes - rest
-    ends = [[run.terms(start + last[0], last[1]) for start in starts]] if rest else []
+    ends = [column(n - run.lanes, run.lanes - rest)] if rest else []
     for terms in columns[whole:] + ends:
         run.add(terms[::2], terms[1::2])
     return run.results()
 
 
-def mean_near(x, p, q):
-    def finite(value):
-        return np.where(np.isfinite(value), value, x.dtype.type(0))
+def mean_near(operands, p, q):
+    x = operands.x
+    n = _lanes(x)
 
-    first, share = finite(_load(x, p, 1)), x.dtype.type(0.5 / _lanes(x))
-    one, other = (finite(_load(x, place, _lanes(x)) - first) for place in (p, q))
+    def finite(value):
+        return np.where(np.isfinite(value), value, value.dtype.type(0))
+
+    first = finite(_load(x, p, 1))
+    share = first.dtype.type(0.5 / n)
+    one, other = (finite(_load(x, place, n) - first) for place in (p, q))
     total = multiply_add(other, share, one * share)
     while total.size > 1:
         total = _halves(total)
     return first[0] + total[0]
+
+
+def value_at(operands, o):
+    return _load(operands.x, o, 1)[0]
+
+
+def weighted_by(operands, weights):
+    return operands if operands.weights is None else operands._replace(weights=weights)
+
+
+def copy_vector(out, x, j, i):
+    _store(out, j, _load(x, i, _lanes(out)))
 
 
 def repeat(out, values, j, c):

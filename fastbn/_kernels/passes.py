@@ -18,10 +18,11 @@ from . import steps
 from .abi import CONTEXT, PLAN, STEPS, record
 from .schedule import Plan
 from .simd import ONE, TWO, ZERO
-from .steps import Key, Reads, Stage, Storage, Walk
+from .steps import Activation, Key, Reads, Stage, Storage, Walk
 
-# What a pass has to do, as a sum of these. FIXED treats the statistics as constants.
-REDUCE, WRITE, FIXED, BACKWARD = 1, 2, 4, 8
+# What a pass has to do, as a sum of these. FIXED treats the statistics as constants; from WEIGHTED
+# on they are options.
+REDUCE, WRITE, FIXED, BACKWARD, WEIGHTED, RESIDUAL, RELU, LEAKY_RELU = (1 << k for k in range(8))
 
 # Stages of a pass, in this order. SLABS, instead of all of them, takes a part of the channels
 # through all stages before the next part.
@@ -115,12 +116,23 @@ def _run(threads, address):
 _alone, _team = inner(_run), kernel(_run, parallel=True)
 
 
+@inner
+def _begin(context, todo):
+    """Say what to do, and for how many values of a channel."""
+    context.steps, context.sum_again = np.uintp(todo), ZERO
+    plan = record_at(context.plan, PLAN)
+    context.total = np.float64(plan.samples * plan.run)
+    if record_at(context.steps, STEPS).weighted != ZERO:
+        context.total = context.total_weight
+
+
 @kernel
 def _start_forward(threads, address, todo, x, out, weight, bias, stats, count, eps):
     """Complete the context; run if there is but one thread."""
     address = np.uintp(address)
     context = record_at(address, CONTEXT)
-    context.steps, context.sum_again, context.stats = np.uintp(todo), ZERO, data_pointer(stats)
+    _begin(context, todo)
+    context.stats = data_pointer(stats)
     context.weight, context.bias = data_pointer(weight), data_pointer(bias)
     context.x, context.out = data_pointer(x), data_pointer(out)
     context.count, context.eps = count, eps
@@ -136,7 +148,8 @@ def _start_evaluation(threads, address, todo, x, out, weight, bias, mean, var, e
     given = array_at(context.given, (TWO + ONE) * c, np.float64)
     for j in range(c):
         given[j], given[c + j] = mean[j], var[j]
-    context.steps, context.sum_again, context.stats = np.uintp(todo), ZERO, context.given
+    _begin(context, todo)
+    context.stats = context.given
     context.weight, context.bias = data_pointer(weight), data_pointer(bias)
     context.x, context.out = data_pointer(x), data_pointer(out)
     context.count, context.eps = 1.0, eps
@@ -149,7 +162,8 @@ def _start_backward(threads, address, todo, x, dy, out, weight, stats, dweight, 
     """Complete the context of a backward pass; run if there is one thread."""
     address = np.uintp(address)
     context = record_at(address, CONTEXT)
-    context.steps, context.sum_again, context.stats = np.uintp(todo), ZERO, data_pointer(stats)
+    _begin(context, todo)
+    context.stats = data_pointer(stats)
     context.weight = data_pointer(weight)
     context.dweight, context.dbias = data_pointer(dweight), data_pointer(dbias)
     context.x, context.dy, context.out = data_pointer(x), data_pointer(dy), data_pointer(out)
@@ -157,20 +171,55 @@ def _start_backward(threads, address, todo, x, dy, out, weight, stats, dweight, 
         _alone(threads, address)
 
 
+class Options(NamedTuple):
+    """What a call asks for besides."""
+
+    task: int  # a sum of options
+    fields: dict[str, float]  # of its `CONTEXT`
+    arrays: tuple[np.ndarray, ...]  # whose addresses are among them
+
+
+def options(task: int, slope: float = 0.0, total_weight: float = 0.0, **arrays) -> Options:
+    """A task's options: numbers, and arrays by their names in `CONTEXT`, None where not needed."""
+    given = {name: array for name, array in arrays.items() if array is not None}
+    fields = {name: data_pointer(array) for name, array in given.items()}
+    numbers = {"slope": slope, "total_weight": total_weight}
+    return Options(task, numbers | fields, tuple(given.values()))
+
+
 def _keys(plan: Plan, task: int) -> dict[str, Key]:
     """The steps that a task has need of, by their fields in `STEPS`."""
-    storage = Storage(plan.dtype.type)
+    storage = Storage[plan.storage.name.upper()]
     reads = Reads.X_AND_DY if task & BACKWARD else Reads.X
     sum_walk = Walk.ROWS if plan.cut["reduce_by_rows"] else Walk.COLUMNS
     write_walk = Walk.ROWS if plan.cut["write_by_rows"] else Walk.COLUMNS
+    weighted, residual = task & WEIGHTED > 0, task & RESIDUAL > 0
+    applied = (
+        Activation.RELU
+        if task & RELU
+        else Activation.LEAKY_RELU
+        if task & LEAKY_RELU
+        else Activation.NONE
+    )
+    # Forward, only what is written is activated; backward, a sum has to know where it was.
+    before = applied if task & BACKWARD else Activation.NONE
+    activated = Activation.NONE if before is Activation.NONE else Activation.RELU  # whichever it is
     keys = {}
+    if task & REDUCE or before is not Activation.NONE:
+        stored = storage.computed if task & BACKWARD else storage
+        among = weighted and not task & BACKWARD
+        keys["shift"] = Key(Stage.SHIFT, Walk.CHANNELS, stored, reads, among, False, activated)
     if task & REDUCE:
-        keys["shift"] = Key(Stage.SHIFT, Walk.CHANNELS, storage, reads)
-        keys["sum"] = Key(Stage.SUM, sum_walk, storage, reads)
-        keys["merge"] = Key(Stage.MERGE, Walk.CHANNELS, storage, reads)
+        also = residual and before is not Activation.NONE
+        keys["sum"] = Key(Stage.SUM, sum_walk, storage, reads, weighted, also, before)
+        keys["merge"] = Key(Stage.MERGE, Walk.CHANNELS, storage.computed, reads)
     if task & WRITE:
-        keys["prepare"] = Key(Stage.PREPARE, Walk.CHANNELS, storage, reads)
-        keys["write"] = Key(Stage.WRITE, write_walk, storage, Reads.DY if task & FIXED else reads)
+        keys["prepare"] = Key(Stage.PREPARE, Walk.CHANNELS, storage, reads, activation=activated)
+        corrects = Reads.DY if task & FIXED else reads
+        by_weight = weighted and corrects is Reads.X_AND_DY
+        keys["write"] = Key(
+            Stage.WRITE, write_walk, storage, corrects, by_weight, residual, applied
+        )
     return keys
 
 
@@ -190,52 +239,60 @@ def _todo(plan: Plan, task: int, threads: int) -> Todo:
         both = task & (REDUCE | WRITE | FIXED) == REDUCE | WRITE
         # Of two inputs, a gradient with fixed statistics may read but one.
         inputs = 2 if task & BACKWARD and (task & REDUCE or not task & FIXED) else 1
+        inputs = 2 if task & RESIDUAL else inputs
         walk = plan.walk(inputs, threads, both)
         fields["slab"] = walk.slab
         fields["nontemporal"] = int(walk.nontemporal and plan.cut["aligned"])
         fields["fixed"] = int(task & FIXED > 0)
+        fields["weighted"] = int(task & WEIGHTED > 0)
         made = record(STEPS, fields)
-        todo = Todo(
-            data_pointer(made), made, Kind((inputs + 1) * plan.cut["size"] * plan.dtype.itemsize)
-        )
+        todo = Todo(data_pointer(made), made, Kind((inputs + 1) * plan.nbytes))
         kept = plan.steps.setdefault((task, threads), todo)  # one only, of any threads
     return kept
 
 
-def _pass(start: Callable, plan: Plan, task: int, arguments: tuple) -> None:
+def _pass(start: Callable, plan: Plan, task: int, arguments: tuple, more: Options | None) -> None:
     threads = min(plan.team, _threads.get_num_threads()) if plan.team > 1 else 1
-    workspace = plan.pool.take(threads)
+    pool = plan.pool
+    if more is not None:
+        task, pool = task | more.task, plan.pool_with_options
+    workspace = pool.take(threads)
     todo = plan.steps.get((task, threads)) or _todo(plan, task, threads)
     context = workspace.context
+    if more is not None:
+        for name, value in more.fields.items():
+            workspace.fields[name] = value
     start(threads, context, todo.address, *arguments)
     if threads > 1 and not _threads.run(_team, threads, todo.kind, context):
         begin = perf_counter()
         start(1, context, todo.address, *arguments)
         todo.kind.alone(perf_counter() - begin)
-    plan.pool.give(workspace)
+    pool.give(workspace)
 
 
-def forward(plan: Plan, task: int, *arguments) -> None:
+def forward(plan: Plan, task: int, *arguments, more: Options | None = None) -> None:
     """REDUCE: mean and m2 of x into `stats`. WRITE: invstd too, and the normalised x into `out`.
 
     ``arguments``: x, out, weight, bias, stats, count, eps; ``stats`` has three rows of float64, a
     value a channel: mean, m2 (the sum of squared deviations) and invstd. Without REDUCE, mean and
-    m2 are read from `stats` and the variance is m2 / count.
+    m2 are read from `stats` and the variance is m2 / count. ``more``: of weights and places (with
+    REDUCE), residual, and what is applied to the output.
     """
-    _pass(_start_forward, plan, task, arguments)
+    _pass(_start_forward, plan, task, arguments, more)
 
 
-def evaluate(plan: Plan, *arguments) -> None:
+def evaluate(plan: Plan, *arguments, more: Options | None = None) -> None:
     """Normalise x with given statistics: x, out, weight, bias, mean, var, eps."""
-    _pass(_start_evaluation, plan, WRITE, arguments)
+    _pass(_start_evaluation, plan, WRITE, arguments, more)
 
 
-def backward(plan: Plan, task: int, *arguments) -> None:
+def backward(plan: Plan, task: int, *arguments, more: Options | None = None) -> None:
     """REDUCE: dweight and dbias. WRITE: dx into `out`, which needs REDUCE unless FIXED.
 
-    ``arguments``: x, dy, out, weight, stats, dweight, dbias.
+    ``arguments``: x, dy, out, weight, stats, dweight, dbias. ``more``: as of the forward pass, with
+    its bias; with a residual, ``dresidual`` is written beside dx.
     """
-    _pass(_start_backward, plan, task | BACKWARD, arguments)
+    _pass(_start_backward, plan, task | BACKWARD, arguments, more)
 
 
 @kernel

@@ -13,9 +13,10 @@ from .simd import (
     affine_pair,
     affine_pair_nontemporal,
     fence,
+    in_place,
     lanes_of,
+    of_channel,
     runs_at_once,
-    same_memory,
     stores_past_caches,
     sum_interleaved,
     sum_run,
@@ -28,33 +29,33 @@ CHUNK_BYTES = np.uintp(2048)  # that are summed before they are added to the res
 
 
 @inner
-def _sum_interleaved(x, dy, o, n, distance, shift):
+def _sum_interleaved(operands, o, n, distance, coefficients, w, w_distance):
     """The sums of several runs at once; of float64, for which no type is wider, in chunks."""
-    if x.itemsize == 4:
-        return sum_interleaved(x, dy, o, n, distance, shift)
-    chunk = CHUNK_BYTES // np.uintp(x.itemsize)
+    if operands.x.itemsize <= 4:
+        return sum_interleaved(operands, o, n, distance, coefficients, w, w_distance)
+    chunk = CHUNK_BYTES // np.uintp(operands.x.itemsize)
     s1 = s2 = 0.0
     while n > ZERO:
         m = n if n < TWO * chunk else chunk
-        r1, r2 = sum_interleaved(x, dy, o, m, distance, shift)
+        r1, r2 = sum_interleaved(operands, o, m, distance, coefficients, w, w_distance)
         s1, s2 = s1 + r1, s2 + r2
-        o, n = o + m, n - m
+        o, w, n = o + m, w + m, n - m
     return s1, s2
 
 
 @apart
-def _sum_exactly(plan, x, dy, o, n, count, first, last, partial_sums, marks, shift):
+def _sum_exactly(plan, operands, o, w, n, count, first, last, sums, marks, coefficients):
     """Leave in `_sum_block`'s place the sums of channels that are marked, in float64."""
-    distance, second = plan.channels * plan.run, plan.parts * plan.channels
+    distance, second, run = plan.channels * plan.run, plan.parts * plan.channels, plan.run
     for j in range(first, last):
         if marks[j] != 0.0:
-            place = o + j * plan.run
-            sums = sum_run_exact(x, dy, place, n, count, distance, shift[j])
-            partial_sums[j], partial_sums[second + j] = sums
+            place, here = o + j * run, of_channel(coefficients, j)
+            s1, s2 = sum_run_exact(operands, place, n, distance, here, w, run, count)
+            sums[j], sums[second + j] = s1, s2
 
 
 @inner
-def _sum_block(plan, exact, x, dy, partial_sums, marks, shift, part, first, last):
+def _sum_block(plan, exact, operands, partial_sums, marks, coefficients, part, first, last):
     """Leave the part-th partial sums of channels first to last, in (2, parts, channels).
 
     If ``exact``, of channels that are marked only.
@@ -64,137 +65,156 @@ def _sum_block(plan, exact, x, dy, partial_sums, marks, shift, part, first, last
     n, distance = min(plan.piece, length - start), c * length
     sample, stop = i * plan.block_samples, min(plan.samples, (i + ONE) * plan.block_samples)
     sums, o = span(partial_sums, part * c, second + c), sample * distance + start
+    lanes, runs = lanes_of(operands.x), runs_at_once(operands.dy)
+    w = lanes + sample * length + start
     if exact:
-        _sum_exactly(plan, x, dy, o, n, stop - sample, first, last, sums, marks, shift)
+        count = stop - sample
+        _sum_exactly(plan, operands, o, w, n, count, first, last, sums, marks, coefficients)
         return
     for j in range(first, last):
         sums[j] = sums[second + j] = 0.0
     # Several samples at once, which lie far from each other. Of those that are left, if they are
     # long, several parts of each; then all that is left of them.
-    lanes, runs = lanes_of(x), runs_at_once(dy)
     groups = (stop - sample) // runs if n >= lanes else ZERO
     left, step = stop - sample - groups * runs, ZERO
     if n >= LONG:
         step = (n - lanes) // (runs * lanes) * lanes
     for k in range(groups + (left if step != ZERO else ZERO)):
-        size, gap = (n, distance) if k < groups else (step, step)
+        size, gap, w_gap = (n, distance, length) if k < groups else (step, step, step)
         for j in range(first, last):
-            s1, s2 = _sum_interleaved(x, dy, o + j * length, size, gap, shift[j])
+            place, here = o + j * length, of_channel(coefficients, j)
+            s1, s2 = _sum_interleaved(operands, place, size, gap, here, w, w_gap)
             sums[j] += s1
             sums[second + j] += s2
         o += runs * distance if k < groups else distance
+        w += runs * length if k < groups else length
     if left != ZERO:
         o = (stop - left) * distance + start + runs * step
+        w = lanes + (stop - left) * length + start + runs * step
         for j in range(first, last):
-            rest = n - runs * step
-            s1, s2 = sum_run(x, dy, o + j * length, rest, left, distance, shift[j])
+            place, here, rest = o + j * length, of_channel(coefficients, j), n - runs * step
+            s1, s2 = sum_run(operands, place, rest, distance, here, w, length, left)
             sums[j] += s1
             sums[second + j] += s2
 
 
 @inlined
-def reduce(context, plan, real, t, exact, x, dy, first, last):
+def reduce(context, plan, real, t, exact, operands, coefficients, tiles, first, last):
     """Leave the partial sums of blocks ``first`` to ``last``, which follow the order of memory."""
     c, pieces = plan.channels, plan.pieces
     partial_sums = array_at(context.partial_sums, TWO * plan.parts * c, np.float64)
     marks = array_at(context.needs_float64, c, np.float64)
-    shift, k = array_at(context.shift, c, real), first
+    k = first
     while k < last:
         part = k // (c * pieces) * pieces + k % pieces
         channel = k // pieces % c
         # Neighbouring blocks at once, sample by sample: each place of memory is read in order.
         blocks = min(last - k, c - channel) if pieces == ONE else ONE
         end = channel + blocks
-        _sum_block(plan, exact, x, dy, partial_sums, marks, shift, part, channel, end)
+        _sum_block(plan, exact, operands, partial_sums, marks, coefficients, part, channel, end)
         k += blocks
 
 
 @apart
-def _write_values(plan, o, stop, j, end, x, dy, out, coefficients):
-    """Write values one by one: the first is of channel j, whose run ends at ``end``."""
+def _write_values(plan, o, stop, j, end, begin, operands, coefficients):
+    """Write values one by one: the first is of channel j, whose run ends at ``end``.
+
+    Its sample's weights begin at ``begin``.
+    """
     while o < stop:
-        affine_one(out, x, dy, o, *coefficients, j)
+        affine_one(operands, o, coefficients, j, o + (begin + plan.run - end))
         o += ONE
         if o == end:
             j = j + ONE if j + ONE < plan.channels else ZERO
+            begin += plan.run if j == ZERO else ZERO
             end += plan.run
-    return j, end
+    return j, end, begin
 
 
 @inner
-def _write_part(plan, past_caches, o, stop, x, dy, out, coefficients):
+def _begin(plan, operands, o):
+    """The channel of the value at o, where its run ends, and where its sample's weights begin."""
+    row = o // plan.run
+    begin = lanes_of(operands.out) + row // plan.channels * plan.run
+    return row % plan.channels, (row + ONE) * plan.run, begin
+
+
+@inner
+def _write_part(plan, past_caches, o, stop, operands, coefficients):
     """Write the output from o to ``stop``.
 
     All vectors lie on cache lines, whatever the runs in them: 7x7 planes take 1.3 times a copy,
     where a vector that overlaps its neighbour at each end of a run takes 2.8 (AMD EPYC, 2026-11).
     """
-    channels, length, lanes = plan.channels, plan.run, lanes_of(out)
-    center, scale, offset, gain = coefficients
-    row = o // length
-    j, end = row % channels, (row + ONE) * length
-    head = min(stop, o + to_line(out, o)) if plan.aligned != ZERO else o
-    j, end = _write_values(plan, o, head, j, end, x, dy, out, coefficients)
+    channels, length, lanes = plan.channels, plan.run, lanes_of(operands.out)
+    j, end, begin = _begin(plan, operands, o)
+    head = min(stop, o + to_line(operands.out, o)) if plan.aligned != ZERO else o
+    j, end, begin = _write_values(plan, o, head, j, end, begin, operands, coefficients)
     o, last = head, stop - (stop - head) % lanes
     while o < last:
         full = o + (min(end, last) - o) // lanes * lanes
-        here = center[j], scale[j], offset[j], gain[j]
+        here, to_weights = of_channel(coefficients, j), begin + length - end
         if past_caches:
             while o < full:
-                affine_nontemporal(out, x, dy, o, *here, ZERO)
+                affine_nontemporal(operands, o, here, ZERO, o + to_weights)
                 o += lanes
         while o < full:
-            affine(out, x, dy, o, *here, ZERO)
+            affine(operands, o, here, ZERO, o + to_weights)
             o += lanes
         if o >= last and o < end:
             break
-        following = j + ONE if j + ONE < channels else ZERO
+        following, w = j + ONE if j + ONE < channels else ZERO, o + to_weights
+        begin += length if following == ZERO else ZERO
         if o < end:
+            places = w, following, begin, end - o
             if past_caches:
-                affine_pair_nontemporal(out, x, dy, o, *coefficients, j, following, end - o)
+                affine_pair_nontemporal(operands, o, coefficients, j, *places)
             else:
-                affine_pair(out, x, dy, o, *coefficients, j, following, end - o)
+                affine_pair(operands, o, coefficients, j, *places)
             o += lanes
         j, end = following, end + length
-    _write_values(plan, o, stop, j, end, x, dy, out, coefficients)
+    _write_values(plan, o, stop, j, end, begin, operands, coefficients)
 
 
 @inner
-def _write_short(plan, in_place, o, stop, x, dy, out, coefficients):
+def _write_short(plan, o, stop, operands, coefficients):
     """Write the output from o to ``stop``, of runs shorter than a vector.
 
     A vector a run, which reaches into the runs behind, and is written over by theirs; one by one in
     place of what has yet to be read.
     """
-    channels, length, lanes = plan.channels, plan.run, lanes_of(out)
-    center, scale, offset, gain = coefficients
-    row = o // length
-    j, end = row % channels, (row + ONE) * length
-    first = stop if in_place else min(stop, end) if o + length != end else o
-    j, end = _write_values(plan, o, first, j, end, x, dy, out, coefficients)
+    channels, length, lanes = plan.channels, plan.run, lanes_of(operands.out)
+    j, end, begin = _begin(plan, operands, o)
+    first = min(stop, end) if o + length != end else o
+    if in_place(operands):
+        first = stop
+    j, end, begin = _write_values(plan, o, first, j, end, begin, operands, coefficients)
     o = first
     while o + lanes <= stop:
-        affine(out, x, dy, o, center[j], scale[j], offset[j], gain[j], ZERO)
+        affine(operands, o, of_channel(coefficients, j), ZERO, begin)
         j = j + ONE if j + ONE < channels else ZERO
+        begin += length if j == ZERO else ZERO
         o, end = end, end + length
-    _write_values(plan, o, stop, j, end, x, dy, out, coefficients)
+    _write_values(plan, o, stop, j, end, begin, operands, coefficients)
+
+
+@inner
+def values(narrow, wide, plan, real, out):
+    """A coefficient as `write` takes it."""
+    return array_at(narrow, plan.channels, real)
 
 
 @inlined
-def write(context, plan, real, x, dy, out, times, first, last):
+def write(context, plan, real, t, operands, coefficients, times, first, last):
     """Write the output from ``first`` to ``last``, in so many samples."""
-    channels = plan.channels
-    center = array_at(context.center, channels, real)
-    scale = array_at(context.scale, channels, real)
-    offset = array_at(context.offset, channels, real)
-    gain = array_at(context.gain, channels, real)
-    coefficients = center, scale, offset, gain
-    past_caches = stores_past_caches(context, out, x, dy)
-    short, in_place = plan.run < lanes_of(out), same_memory(out, x) or same_memory(out, dy)
+    past_caches = stores_past_caches(context, operands)
+    short = plan.run < lanes_of(operands.out)
     for k in range(times):
-        o, stop = first + k * channels * plan.run, last + k * channels * plan.run
+        further = k * plan.channels * plan.run
+        o, stop = first + further, last + further
         if short:
-            _write_short(plan, in_place, o, stop, x, dy, out, coefficients)
+            _write_short(plan, o, stop, operands, coefficients)
         else:
-            _write_part(plan, past_caches, o, stop, x, dy, out, coefficients)
+            _write_part(plan, past_caches, o, stop, operands, coefficients)
     if past_caches:
         fence()

@@ -27,6 +27,7 @@ WRITE_COLUMNS = 512  # columns up to which narrow samples are put side by side t
 # Blocks of columns are large: their partial sums travel between cores, and (6272, 256) takes 142 us
 # in 98 blocks, 71 us in 2; (1568, 2048) 593 in ones of half the size, 535 in these.
 TILE_VALUES, MIN_TILES, MAX_TILES = 1 << 18, 8, 128
+WEIGHTED = 512  # columns at once, or a tile, of several rows of which the weights fit 16 KB
 MAX_SUMS = 1 << 16  # partial sums of an array's columns, which one thread merges
 MAX_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
@@ -51,19 +52,26 @@ choose: Callable[["Plan", int, int, bool], Walk] | None = None
 class Plan:
     """The cut of one shape: the fields of `abi.PLAN` in ``cut``, and in ``record`` for kernels."""
 
-    def __init__(self, cut: dict[str, int], dtype: np.dtype):
-        self.cut, self.dtype, self.record = cut, dtype, abi.record(abi.PLAN, cut)
+    def __init__(self, cut: dict[str, int], dtype: np.dtype, storage: np.dtype):
+        self.cut, self.record = cut, abi.record(abi.PLAN, cut)
+        self.dtype, self.storage = dtype, storage
         # Threads that it is worth: a launch takes about as long as half of `LARGE` values do.
         self.team = max(1, 2 * cut["size"] // LARGE) if cut["size"] >= LARGE else 1
         self.pool = abi.Pool(self.record, cut, dtype)
+        self.pool_with_options = abi.Pool(self.record, cut, dtype, options=True)
         self.steps: dict[tuple, Any] = {}  # of `passes`, for each task
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of an array of this shape."""
+        return self.cut["size"] * self.storage.itemsize
 
     def walk(self, inputs: int, threads: int, both: bool) -> Walk:
         """For a pass over one or two inputs; ``both``: it sums and writes."""
         if choose is not None:
             return choose(self, inputs, threads, both)
-        size, units = self.cut["size"] * self.dtype.itemsize, self.cut["units"]
-        outgrown = (inputs + 1) * size >= caches.outgrown(inputs, threads)
+        units = self.cut["units"]
+        outgrown = (inputs + 1) * self.nbytes >= caches.outgrown(inputs, threads)
         share = self.share(threads)
         if not (both and self.team > 1 and self.in_slabs and share * threads <= EVEN * units):
             return Walk(0, outgrown)
@@ -77,8 +85,7 @@ class Plan:
 
     def slab(self, inputs: int, nbytes: int, share: int) -> int:
         """Units whose inputs are so many bytes; one at least, and at most a thread's share."""
-        size = inputs * self.cut["size"] * self.dtype.itemsize
-        return max(1, min(share, nbytes * self.cut["units"] // size))
+        return max(1, min(share, nbytes * self.cut["units"] // (inputs * self.nbytes)))
 
     @cached_property
     def in_slabs(self) -> bool:
@@ -163,12 +170,15 @@ def _by_columns(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
         tile = min(width, _ceil(UNIT, unit) * unit)
     few = rows <= FEW_ROWS or FEWER_THAN_COLUMNS * rows <= width
     at_once = max(tile, (TILE if few else COLUMNS) // tile * tile)
+    weighted = max(tile, min(width, WEIGHTED) // tile * tile)
     return {
         "reduce_by_rows": 0,
         "width": width,
         "few_rows": int(few),
         "tile": tile,
         "tile_room": _whole_lines(min(width, at_once)),
+        "weights_columns": weighted,
+        "weights_room": _whole_lines(INTERLEAVED * max(weighted, UNIT) + VECTOR_BYTES),
         "height": height,
         "pieces": 1,
         "units": _ceil(width, tile),
@@ -178,8 +188,8 @@ def _by_columns(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
     }
 
 
-def _stores(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
-    """How an output is written."""
+def _stores(n: int, c: int, run: int, itemsize: int, stored: int) -> dict[str, int]:
+    """How an output is written, of so many bytes a value."""
     total, lanes = n * c * run, VECTOR_BYTES // itemsize
     by_rows = run >= lanes or _few(n, run)
     # Coefficients are widened for each call; but a row holds a vector, if there is one.
@@ -191,17 +201,24 @@ def _stores(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
         "write_by_rows": int(by_rows),
         "write_width": width,
         "write_unit": math.lcm(width, lanes),
-        "aligned": int(3 * total * itemsize >= past_caches),
+        "aligned": int(3 * total * stored >= past_caches),
     }
 
 
-def plan(shape: tuple[int, ...], axis: int, itemsize: int) -> Plan:
-    """Cut a C-contiguous array of this shape, none of whose axes is empty."""
+def plan(shape: tuple[int, ...], axis: int, itemsize: int, storage: np.dtype | None = None) -> Plan:
+    """Cut a C-contiguous array of this shape, none of whose axes is empty.
+
+    ``itemsize``: of the type that is computed in, on which all sums depend; ``storage``: the type
+    of the array, if that is another.
+    """
     n, c, run = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+    dtype = np.dtype(f"f{itemsize}")
+    storage = storage or dtype
     # By rows, (32, 512, 4, 4) is summed in 46 us, by columns in 85; but (50000, 4, 25), whose
     # samples lie near each other, in 1.4 ms instead of 0.5. A vector needs 16 values.
     few = _few(n, run) and n * c * run >= VECTOR_BYTES // itemsize
     long = run >= 128 or few or (run >= 16 and c * run >= SHORT_SAMPLE)
     blocks = _by_rows(n, c, run) if long else _by_columns(n, c, run, itemsize)
     cut = {"samples": n, "channels": c, "run": run, "size": n * c * run}
-    return Plan(cut | blocks | _stores(n, c, run, itemsize), np.dtype(f"f{itemsize}"))
+    cut |= blocks | _stores(n, c, run, itemsize, storage.itemsize)
+    return Plan(cut, dtype, storage)

@@ -4,6 +4,11 @@ The lanes are the same whatever the registers: LLVM takes one of 64 bytes, two o
 So are the terms of each lane, the tree that adds lanes up, and what is rounded once: the same bits
 on every processor (docs/order.md).
 
+What an operation reads and writes travels as one record, `Operands`, and what it multiplies with
+as another, `Coefficients`: a field that is None is an option that was not asked for, of which no
+code is made. 16-bit numbers are words to a kernel, float32 from where they are loaded to where they
+are stored.
+
 ``affine`` computes a vector of an output; ``affine_nontemporal`` stores it past the caches,
 ``affine_twice`` computes two with the same coefficients, and ``affine_pair`` serves a vector in
 which one channel's run ends and the next begins, so that all of them lie on cache lines.
@@ -23,52 +28,71 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .._runtime.info import fuses
-from .._runtime.jit import INTERPRETED, data_pointer, inner, record_at
+from .._runtime.jit import INTERPRETED, data_pointer, flat_array, inner, record_at
 from . import interpreted
-from .abi import AHEAD_BYTES, CHAIN, INTERLEAVED, INTERLEAVED_BOTH, STEPS, UNROLL, VECTOR_BYTES
+from .abi import (
+    AHEAD_BYTES,
+    CHAIN,
+    INTERLEAVED,
+    INTERLEAVED_BOTH,
+    STEPS,
+    UNROLL,
+    VECTOR_BYTES,
+    Coefficients,
+    Operands,
+)
 
 # Words to count with: a literal would make a float of a sum.
 ZERO, ONE, TWO, THREE, FOUR, FIVE, SIX, SEVEN, EIGHT = (np.uintp(n) for n in range(9))
 _INTERLEAVED, _INTERLEAVED_BOTH = np.uintp(INTERLEAVED), np.uintp(INTERLEAVED_BOTH)
+_LINE = np.uintp(VECTOR_BYTES)
 
-_INT = ir.IntType(32)
+_INT, _FLOAT, _DOUBLE = ir.IntType(32), ir.FloatType(), ir.DoubleType()
+# How words that kernels see as integers are numbers: see `steps.Storage`.
+FLOAT16, BFLOAT16 = types.uint16, types.int16
 
 
 class Emitter:
-    """Emits vector code for an intrinsic whose arguments are known by name."""
+    """Emits vector code for an intrinsic whose arguments, and fields of records, have names."""
 
     def __init__(self, context, builder, names, signature, args, size=VECTOR_BYTES):
         self.context, self.builder = context, builder
-        self.types = dict(zip(names, signature.args, strict=True))
-        self.values = dict(zip(names, args, strict=True))
-        dtype = self.types["x"].dtype if self.has("x") else self.types["dy"].dtype
-        self.lanes = max(1, size // (dtype.bitwidth // 8))
+        self.types, self.values = {}, {}
+        for name, kind, value in zip(names, signature.args, args, strict=True):
+            if not isinstance(kind, (types.NamedTuple, types.NamedUniTuple)):
+                self.types[name], self.values[name] = kind, value
+                continue
+            for i, field in enumerate(kind.fields):
+                self.types[field] = kind.types[i]
+                self.values[field] = builder.extract_value(value, i)
+        double = self.types["x" if self.has("x") else "dy"].dtype == types.float64
+        self.real = _DOUBLE if double else _FLOAT
+        self.lanes = max(1, size // (8 if double else 4))
 
     def runs_at_once(self):
         """How many runs or rows are summed at once."""
         return INTERLEAVED_BOTH if self.has("dy") else INTERLEAVED
 
     def has(self, name):
-        return self.types[name] != types.none
+        return self.types.get(name, types.none) != types.none
 
     def vector(self, element):
         return ir.VectorType(element, self.lanes)
 
+    def zero(self, kind):
+        return ir.Constant(kind, [0.0] * kind.count)
+
+    def array(self, name):
+        return self.context.make_array(self.types[name])(
+            self.context, self.builder, self.values[name]
+        )
+
     def pointer(self, name, offset):
         """Where the vector at ``name[offset]`` lies, and the size of an element."""
         dtype = self.types[name].dtype
-        array = self.context.make_array(self.types[name])(
-            self.context, self.builder, self.values[name]
-        )
         shape = self.vector(self.context.get_data_type(dtype))
-        address = self.builder.gep(array.data, [offset])
+        address = self.builder.gep(self.array(name).data, [offset])
         return self.builder.bitcast(address, shape.as_pointer()), dtype.bitwidth // 8
-
-    def size(self, name):
-        """The values of an array."""
-        return self.context.make_array(self.types[name])(
-            self.context, self.builder, self.values[name]
-        ).nitems
 
     def load(self, name, offset):
         """The vector at ``name[offset]``; a scalar is repeated."""
@@ -77,13 +101,45 @@ class Emitter:
         pointer, size = self.pointer(name, offset)
         value = self.builder.load(pointer)
         value.align = size
+        return self.widen(value, self.types[name].dtype)
+
+    def widen(self, value, dtype):
+        """Words that were loaded as the numbers that they are."""
+        builder = self.builder
+        if dtype == FLOAT16:
+            half = builder.bitcast(value, self.vector(ir.HalfType()))
+            return builder.fpext(half, self.vector(_FLOAT))
+        if dtype == BFLOAT16:
+            bits = builder.zext(value, self.vector(_INT))
+            bits = builder.shl(bits, ir.Constant(bits.type, [16] * self.lanes))
+            return builder.bitcast(bits, self.vector(_FLOAT))
         return value
+
+    def narrow(self, value, dtype):
+        """Numbers as the words that are stored, rounded to nearest, ties to even."""
+        builder = self.builder
+        if dtype == FLOAT16:
+            half = builder.fptrunc(value, self.vector(ir.HalfType()))
+            return builder.bitcast(half, self.vector(ir.IntType(16)))
+        if dtype != BFLOAT16:
+            return value
+
+        def constant(number):
+            return ir.Constant(self.vector(_INT), [number] * self.lanes)
+
+        bits = builder.bitcast(value, self.vector(_INT))
+        odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+        rounded = builder.add(bits, builder.add(odd, constant(0x7FFF)))
+        quiet = builder.or_(bits, constant(0x400000))  # a NaN, which must not become infinity
+        bits = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+        high = builder.lshr(bits, constant(16))
+        return builder.trunc(high, self.vector(ir.IntType(16)))
 
     def fetch(self, offset):
         """Ask for what lies ahead of a place that is read."""
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(8).as_pointer(), _INT, _INT, _INT])
         function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0i8")
-        for name in ("x", "dy"):
+        for name in ("x", "dy", "residual"):
             if self.has(name):
                 pointer, _ = self.pointer(name, offset)
                 place = self.builder.bitcast(pointer, ir.IntType(8).as_pointer())
@@ -104,14 +160,14 @@ class Emitter:
 
     def element(self, name, offset):
         """The value at ``name[offset]``, repeated."""
-        array = self.context.make_array(self.types[name])(
-            self.context, self.builder, self.values[name]
-        )
-        return self.splat(self.builder.load(self.builder.gep(array.data, [offset])))
+        one = Emitter.__new__(Emitter)
+        vars(one).update(vars(self), lanes=1)
+        value = one.load(name, offset)
+        return self.splat(self.builder.extract_element(value, ir.Constant(_INT, 0)))
 
     def double(self, value):
         """As float64."""
-        wide = ir.VectorType(ir.DoubleType(), value.type.count)
+        wide = ir.VectorType(_DOUBLE, value.type.count)
         return value if value.type == wide else self.builder.fpext(value, wide)
 
     def multiply_add(self, a, b, c):
@@ -123,28 +179,91 @@ class Emitter:
         function = cgutils.get_or_insert_function(self.builder.module, kind, name)
         return self.builder.call(function, [a, b, c])
 
-    def affine(self, place, center, scale, offset, gain):
-        """``((dy +) (x - center) * scale + offset) (* gain)``."""
-        result = None
-        if self.has("x"):
-            centered = self.builder.fsub(self.load("x", place), center)
-            result = self.multiply_add(centered, scale, offset)
-        if self.has("dy"):
-            dy = self.load("dy", place)
-            result = self.builder.fmul(self.builder.fadd(dy, result) if result else dy, gain)
-        return result
+    # What an option changes is in these five: see CONTRIBUTING.md.
 
-    def terms(self, offset, shift, exact=False):
-        """u and d of the sums of u and of u * d; u is ``dy``, or d without it.
+    def activate(self, deciding, value):
+        """``value`` where the number that decides is above 0; elsewhere times the slope.
+
+        As PyTorch does it: without a slope 0 takes its place, but NaN is not below anything.
+        """
+        zero = self.zero(value.type)
+        if isinstance(self.types["slope"], types.Boolean):
+            below = self.builder.fcmp_ordered("<=", deciding, zero)
+            return self.builder.select(below, zero, value)
+        above = self.builder.fcmp_ordered(">", deciding, zero)
+        sloped = self.builder.fmul(value, self.splat(self.values["slope"]))
+        return self.builder.select(above, value, sloped)
+
+    def before_activation(self, place, centered, scale, offset):
+        """``centered * scale + offset (+ residual)``: the same bits in both passes."""
+        value = self.multiply_add(centered, scale, offset)
+        return (
+            self.builder.fadd(value, self.load("residual", place))
+            if self.has("residual")
+            else value
+        )
+
+    def without(self, condition, value):
+        """0 where a condition holds, whatever the value is there."""
+        return self.builder.select(condition, self.zero(value.type), value)
+
+    def affine(self, place, coefficient, weights):
+        """What is written: y, or dx and the gradient before the activation.
+
+        y = (x - center) * scale + offset (+ residual), activated; dx = (dy + (x - center) * scale +
+        offset (times weights)) * gain. ``coefficient(name)`` gives vectors.
+        """
+        builder, zero = self.builder, self.zero(self.vector(self.real))
+        centered = (
+            builder.fsub(self.load("x", place), coefficient("center")) if self.has("x") else None
+        )
+        if not self.has("dy"):
+            y = self.before_activation(place, centered, coefficient("scale"), coefficient("offset"))
+            return self.activate(y, y) if self.has("slope") else y, None
+        dy = result = self.load("dy", place)
+        if self.has("slope"):
+            level = coefficient("factor"), coefficient("level")
+            dy = result = self.activate(self.before_activation(place, centered, *level), dy)
+        if self.has("scale"):
+            through = self.multiply_add(centered, coefficient("scale"), coefficient("offset"))
+            if weights is not None:
+                none = builder.fcmp_ordered("==", weights, zero)
+                through = self.without(none, builder.fmul(through, weights))
+            result = builder.fadd(dy, through)
+        return builder.fmul(result, coefficient("gain")), dy
+
+    def terms(self, offset, coefficients, exact=False, w=None):
+        """u and d of the sums of u and of u * d; u is ``dy``, or d without it (times the weight).
 
         The sums that kernels ask for are those of x - shift. Here d is shift - x: the other way
         round, x needs an instruction of its own to be loaded, and a sum takes 12 % longer (AMD
         EPYC, 2026-11). So a sum that is odd in d has the wrong sign, until `add_total` takes it
         away from the total instead of adding it. No rounding depends on a sign.
+
+        What has no weight, or no gradient among weights, counts as 0: it may be NaN.
         """
-        convert = self.double if exact else lambda value: value
-        d = self.builder.fsub(convert(shift), convert(self.load("x", offset)))
-        return (convert(self.load("dy", offset)) if self.has("dy") else d), d
+        builder, convert = self.builder, self.double if exact else lambda value: value
+        shift, x = coefficients["center"], self.load("x", offset)
+        d = builder.fsub(convert(shift), convert(x))
+        if not self.has("dy"):
+            if not self.has("weights"):
+                return d, d
+            weight = self.load("weights", w)
+            d = self.without(builder.fcmp_ordered("==", weight, self.zero(weight.type)), d)
+            return builder.fmul(d, convert(weight)), d
+        dy = self.load("dy", offset)
+        if self.has("slope"):
+            level = coefficients["factor"], coefficients["level"]
+            decides = self.before_activation(offset, builder.fsub(x, shift), *level)
+            dy = self.activate(decides, dy)
+        if self.has("weights"):
+            d = self.without(builder.fcmp_ordered("==", dy, self.zero(dy.type)), d)
+        return convert(dy), d
+
+    def coefficients(self, place=None):
+        """The vectors of all that there are, by name."""
+        names = (name for name in Coefficients._fields if self.has(name))
+        return {name: self.load(name, place) for name in names}
 
     def add(self, u, d, total=None, product=None):
         """Add u and u * d to sums, if there are any."""
@@ -165,8 +284,9 @@ class Emitter:
 
     def store(self, value, name, offset, nontemporal=False):
         pointer, size = self.pointer(name, offset)
+        value = self.narrow(value, self.types[name].dtype)
         instruction = self.builder.store(value, pointer)
-        instruction.align = VECTOR_BYTES if nontemporal else size
+        instruction.align = size * self.lanes if nontemporal else size
         if nontemporal:
             one = self.builder.module.add_metadata([ir.Constant(_INT, 1)])
             instruction.set_metadata("nontemporal", one)
@@ -196,19 +316,19 @@ class RunSum:
         self.builder, self.exact = emit.builder, exact
         self.index = emit.values["o"].type
         self.at = self._variable(self.index, emit.values["o"])
+        self.to_weights = self.builder.sub(emit.values["w"], emit.values["o"])
         self.vectors_of(emit)
         # Halves, so that they and eight sums fit 16 registers: spilt, a run of 196 takes 22 ns, not
         # 17 (AMD EPYC, 2026-11).
         self.half = emit.lanes // 2
-        double = ir.Constant(ir.VectorType(ir.DoubleType(), self.half), [0.0] * self.half)
+        double = emit.zero(ir.VectorType(_DOUBLE, self.half))
         self.sums = [self._variable(self.zero.type, self.zero) for _ in range(2 * unroll)]
         self.totals = [self._variable(double.type, double) for _ in range(2)]
 
     def vectors_of(self, emit):
         """Emit vectors of another size from now on."""
-        self.emit, self.shift = emit, emit.splat(emit.values["shift"])
-        element = self.shift.type.element if not self.exact else ir.DoubleType()
-        self.zero = ir.Constant(emit.vector(element), [0.0] * emit.lanes)
+        self.emit, self.coefficients = emit, emit.coefficients()
+        self.zero = emit.zero(emit.vector(_DOUBLE if self.exact else emit.real))
 
     def _variable(self, kind, value):
         variable = cgutils.alloca_once(self.builder, kind)
@@ -218,19 +338,29 @@ class RunSum:
     def number(self, value):
         return ir.Constant(self.index, value)
 
-    def go_to(self, distance):
-        """Move to a run so many values behind the first."""
-        self.builder.store(self.builder.add(self.emit.values["o"], distance), self.at)
+    def go_to(self, k):
+        """Move to the k-th run behind the first."""
+        builder, values = self.builder, self.emit.values
+        place = builder.add(values["o"], builder.mul(k, values["distance"]))
+        weights = builder.add(values["w"], builder.mul(k, values["w_distance"]))
+        builder.store(place, self.at)
+        self.to_weights = builder.sub(weights, place)
+
+    def terms(self, offset, to_weights, keep=None):
+        """The terms of a vector, 0 in all but the lanes to keep."""
+        w = self.builder.add(offset, to_weights)
+        terms = self.emit.terms(offset, self.coefficients, self.exact, w)
+        if keep is None:
+            return terms
+        return tuple(self.builder.select(keep, value, self.zero) for value in terms)
 
     def step(self, count, keep=None):
         """Add so many vectors to as many sums, and move on; of one, only the lanes to keep."""
         builder, at = self.builder, self.builder.load(self.at)
         for k in range(count):
             offset = builder.add(at, self.number(k * self.emit.lanes))
-            u, d = self.emit.terms(offset, self.shift, self.exact)
-            if keep is not None:
-                u, d = (builder.select(keep, value, self.zero) for value in (u, d))
-            else:
+            u, d = self.terms(offset, self.to_weights, keep)
+            if keep is None:
                 self.emit.fetch(offset)
             s1, s2 = self.sums[2 * k], self.sums[2 * k + 1]
             builder.store(builder.fadd(builder.load(s1), u), s1)
@@ -248,18 +378,18 @@ class RunSum:
                 builder.store(self.zero, variable)
             self._add(value, which)
 
-    def step_interleaved(self, distance, count, keep=None):
+    def step_interleaved(self, count, keep=None):
         """Add one or two vectors of each run to the totals, and move on."""
         builder, start = self.builder, self.builder.load(self.at)
-        sums, place = [(None, None), (None, None)], start
+        distance, sums, place = self.emit.values["distance"], [(None, None), (None, None)], start
+        to_weights = self.to_weights
+        further = builder.sub(self.emit.values["w_distance"], distance)
         for k in range(self.emit.runs_at_once() * count):
             at = builder.add(place, self.number(k % count * self.emit.lanes))
-            u, d = self.emit.terms(at, self.shift, self.exact)
-            if keep is not None:
-                u, d = (builder.select(keep, value, self.zero) for value in (u, d))
-            sums[k % 2] = self.emit.add(u, d, *sums[k % 2])
+            sums[k % 2] = self.emit.add(*self.terms(at, to_weights, keep), *sums[k % 2])
             if (k + 1) % count == 0:
                 place = builder.add(place, distance)
+                to_weights = builder.add(to_weights, further)
         for which, (one, other) in enumerate(zip(*sums, strict=True)):
             self._add(builder.fadd(one, other), which)
         builder.store(builder.add(start, self.number(count * self.emit.lanes)), self.at)
@@ -283,7 +413,8 @@ class RunSum:
         beyond the array: then to the array's last one.
         """
         builder, at, lanes = self.builder, self.builder.load(self.at), self.number(self.emit.lanes)
-        short, last = builder.icmp_unsigned("<", n, lanes), builder.sub(self.emit.size("x"), lanes)
+        short = builder.icmp_unsigned("<", n, lanes)
+        last = builder.sub(self.emit.array("x").nitems, lanes)
         first = builder.select(builder.icmp_unsigned("<", at, last), at, last)
         start = builder.select(short, first, builder.sub(at, builder.sub(lanes, left)))
         done = builder.sub(at, start)
@@ -299,168 +430,192 @@ class RunSum:
         return builder.not_(self.emit.before(done))
 
 
-_AFFINE = ("out", "x", "dy", "o", "center", "scale", "offset", "gain", "p")
+_AFFINE = ("operands", "o", "coefficients", "p", "w")
 
 
 def _make_affine(size=VECTOR_BYTES, nontemporal=False, pair=False, twice=False):
-    """``out[o:] = ((dy[o:] +) (x[o:] - center) * scale + offset) (* gain)``.
+    """``affine(operands, o, coefficients, p, w)``: write a vector, from o on: see `Emitter.affine`.
 
-    Without ``dy`` there is no ``gain``; without ``x`` the result is ``dy * gain``. The coefficients
-    are scalars, or arrays that are read from ``p``. With ``pair`` they are those at p for the first
-    k values, and those at q for the others; with ``twice`` they serve the vector ``distance``
-    values behind o as well. A non-temporal store needs the address of a whole line.
+    The coefficients are scalars, or arrays that are read from ``p``; the weights are read from
+    ``w``. With ``pair`` they are those at p and w for the first k values, and those at q and v for
+    the others; with ``twice`` the coefficients serve the vector ``distance`` values behind o as
+    well. A non-temporal store needs the address of a whole line.
     """
-    names = (*_AFFINE, *(("q", "k") if pair else ("distance",) if twice else ()))
+    names = (*_AFFINE, *(("q", "v", "k") if pair else ("distance",) if twice else ()))
 
     def codegen(context, builder, signature, args):
         emit = Emitter(context, builder, names, signature, args, size)
-        o, p = emit.values["o"], emit.values["p"]
-        first = emit.before(emit.values["k"]) if pair else None
+        values, found = emit.values, {}
+        o, p, w = values["o"], values["p"], values["w"]
+        first = emit.before(values["k"]) if pair else None
 
         def coefficient(name):
+            if name in found:
+                return found[name]
+            if pair:
+                here, there = emit.element(name, p), emit.element(name, values["q"])
+                found[name] = builder.select(first, here, there)
+            else:
+                found[name] = emit.load(name, p)
+            return found[name]
+
+        def weights(further):
+            if not emit.has("weights"):
+                return None
+            here = emit.load("weights", builder.add(w, further))
             if not pair:
-                return emit.load(name, p)
-            here, there = emit.element(name, p), emit.element(name, emit.values["q"])
+                return here
+            there = emit.load("weights", builder.sub(values["v"], values["k"]))
             return builder.select(first, here, there)
 
-        center, scale, offset, gain = (
-            coefficient(name) if emit.has(reads) else None
-            for name, reads in zip(_AFFINE[4:8], ("x", "x", "x", "dy"), strict=True)
-        )
-        places = (o, builder.add(o, emit.values["distance"])) if twice else (o,)
+        ways = (ir.Constant(o.type, 0), *((values["distance"],) if twice else ()))
         # Before anything is stored: 4 KiB aliasing would have a load wait for a store before it.
-        results = [emit.affine(place, center, scale, offset, gain) for place in places]
-        for place, result in zip(places, results, strict=True):
+        places = [builder.add(o, way) for way in ways]
+        written = [
+            emit.affine(place, coefficient, weights(way))
+            for place, way in zip(places, ways, strict=True)
+        ]
+        for place, (result, before) in zip(places, written, strict=True):
             emit.store(result, "out", place, nontemporal)
+            if emit.has("dresidual"):
+                emit.store(before, "dresidual", place, nontemporal)
         return context.get_dummy_value()
 
     index = types.uintp
     if pair:
 
         @intrinsic
-        def affine_pair(typing, out, x, dy, o, center, scale, offset, gain, p, q, k):
-            coefficients = center, scale, offset, gain
-            return types.void(out, x, dy, index, *coefficients, index, index, index), codegen
+        def affine_pair(typing, operands, o, coefficients, p, w, q, v, k):
+            indices = (index,) * 5
+            return types.void(operands, index, coefficients, *indices), codegen
 
         return affine_pair
     if twice:
 
         @intrinsic
-        def affine_twice(typing, out, x, dy, o, center, scale, offset, gain, p, distance):
-            coefficients = center, scale, offset, gain
-            return types.void(out, x, dy, index, *coefficients, index, index), codegen
+        def affine_twice(typing, operands, o, coefficients, p, w, distance):
+            return types.void(operands, index, coefficients, index, index, index), codegen
 
         return affine_twice
 
     @intrinsic
-    def affine(typing, out, x, dy, o, center, scale, offset, gain, p):
-        coefficients = center, scale, offset, gain
-        return types.void(out, x, dy, index, *coefficients, index), codegen
+    def affine(typing, operands, o, coefficients, p, w):
+        return types.void(operands, index, coefficients, index, index), codegen
 
     return affine
 
 
-def _make_add_rows(exact):
-    """Add d and d * d, d = x - shift, of several rows to the float64 sums of columns from j on.
+_ROWS = ("operands", "o", "coefficients", "s1", "s2", "j", "w")
 
-    With ``dy``: dy and dy * d. The first row begins at ``o``, and each of the others so many values
-    behind the one before.
+
+def _make_add_rows(exact):
+    """Add the terms of several rows to the float64 sums of columns from j on.
+
+    The first row begins at ``o``, its weights are read from ``w``, and each of the others begins so
+    many values behind the one before, as do its weights.
     """
 
     @intrinsic
-    def add_rows(typing, x, dy, o, distance, shift, s1, s2, j):
-        names = ("x", "dy", "o", "distance", "shift", "s1", "s2", "j")
+    def add_rows(typing, operands, o, coefficients, s1, s2, j, w, distance, w_distance):
+        names = (*_ROWS, "distance", "w_distance")
 
         def codegen(context, builder, signature, args):
             emit = Emitter(context, builder, names, signature, args)
-            j, distance = emit.values["j"], emit.values["distance"]
-            shift, place = emit.load("shift", j), builder.add(emit.values["o"], j)
+            j, w = emit.values["j"], emit.values["w"]
+            columns, place = emit.coefficients(j), builder.add(emit.values["o"], j)
             sums = [(None, None), (None, None)]
             for k in range(emit.runs_at_once()):
-                sums[k % 2] = emit.add(*emit.terms(place, shift, exact), *sums[k % 2])
+                sums[k % 2] = emit.add(*emit.terms(place, columns, exact, w), *sums[k % 2])
                 if not exact:  # some columns only
                     emit.fetch(place)
-                place = builder.add(place, distance)
+                place = builder.add(place, emit.values["distance"])
+                w = builder.add(w, emit.values["w_distance"])
             emit.add_sums(*(builder.fadd(*pair) for pair in zip(*sums, strict=True)), j)
             return context.get_dummy_value()
 
         index = types.uintp
-        return types.void(x, dy, index, index, shift, s1, s2, index), codegen
+        indices = (index,) * 4
+        return types.void(operands, index, coefficients, s1, s2, *indices), codegen
 
     return add_rows
 
 
 def _make_add_few(exact):
-    """``add_few(x, dy, o, distance, count, shift, s1, s2, j)``: as ``add_rows``, ``count`` rows."""
+    """``add_few(..., count)``: as ``add_rows``, ``count`` rows."""
 
     @intrinsic
-    def add_few(typing, x, dy, o, distance, count, shift, s1, s2, j):
-        names = ("x", "dy", "o", "distance", "count", "shift", "s1", "s2", "j")
+    def add_few(typing, operands, o, coefficients, s1, s2, j, w, distance, w_distance, count):
+        names = (*_ROWS, "distance", "w_distance", "count")
 
         def codegen(context, builder, signature, args):
             emit = Emitter(context, builder, names, signature, args)
-            j, shift = emit.values["j"], emit.load("shift", emit.values["j"])
-            kind = emit.vector(ir.DoubleType()) if exact else shift.type
+            values, j = emit.values, emit.values["j"]
+            columns = emit.coefficients(j)
+            kind = emit.vector(_DOUBLE if exact else emit.real)
             sums = [cgutils.alloca_once(builder, kind) for _ in range(2)]
             for each in sums:
-                builder.store(ir.Constant(kind, [0.0] * emit.lanes), each)
-            with cgutils.for_range(builder, emit.values["count"]) as row:
-                behind = builder.mul(row.index, emit.values["distance"])
-                place = builder.add(builder.add(emit.values["o"], j), behind)
-                terms, so_far = emit.terms(place, shift, exact), map(builder.load, sums)
+                builder.store(emit.zero(kind), each)
+            with cgutils.for_range(builder, values["count"]) as row:
+                behind = builder.mul(row.index, values["distance"])
+                place = builder.add(builder.add(values["o"], j), behind)
+                w = builder.add(values["w"], builder.mul(row.index, values["w_distance"]))
+                terms, so_far = emit.terms(place, columns, exact, w), map(builder.load, sums)
                 for value, each in zip(emit.add(*terms, *so_far), sums, strict=True):
                     builder.store(value, each)
             emit.add_sums(*map(builder.load, sums), j)
             return context.get_dummy_value()
 
         index = types.uintp
-        return types.void(x, dy, index, index, index, shift, s1, s2, index), codegen
+        indices = (index,) * 5
+        return types.void(operands, index, coefficients, s1, s2, *indices), codegen
 
     return add_few
 
 
 def _make_add_exactly(size=VECTOR_BYTES):
-    """Add d and d * d, or dy and dy * d, of one row to the sums of columns from j on, in float64.
+    """Add the terms of one row to the sums of columns from j on, in float64.
 
-    The arguments are those of ``add_rows``, less the distance.
+    The arguments are those of ``add_rows``, less the distances.
     """
 
     @intrinsic
-    def add_exactly(typing, x, dy, o, shift, s1, s2, j):
-        names = ("x", "dy", "o", "shift", "s1", "s2", "j")
-
+    def add_exactly(typing, operands, o, coefficients, s1, s2, j, w):
         def codegen(context, builder, signature, args):
-            emit = Emitter(context, builder, names, signature, args, size)
+            emit = Emitter(context, builder, _ROWS, signature, args, size)
             j = emit.values["j"]
-            place, shift = builder.add(emit.values["o"], j), emit.load("shift", j)
-            emit.add_sums(*emit.add(*emit.terms(place, shift, exact=True)), j)
+            place, columns = builder.add(emit.values["o"], j), emit.coefficients(j)
+            terms = emit.terms(place, columns, exact=True, w=emit.values["w"])
+            emit.add_sums(*emit.add(*terms), j)
             return context.get_dummy_value()
 
         index = types.uintp
-        return types.void(x, dy, index, shift, s1, s2, index), codegen
+        return types.void(operands, index, coefficients, s1, s2, index, index), codegen
 
     return add_exactly
 
 
-def _make_sum_run(exact):
-    """``sum_run(x, dy, o, n, count, distance, shift)``: sums of d and d * d, or of dy and dy * d.
+_RUN = ("operands", "o", "n", "distance", "coefficients", "w", "w_distance")
 
-    d = x - shift. The first of ``count`` runs begins at o, and each of the others so many values
-    behind the one before; they have n values. The whole array has a vector.
+
+def _make_sum_run(exact):
+    """``sum_run(operands, o, n, distance, coefficients, w, w_distance, count)``: a channel's sums.
+
+    They are those of `Emitter.terms`. The first of ``count`` runs begins at o, and each of the
+    others so many values behind the one before; they have n values. So do their weights. The whole
+    array has a vector.
     """
 
     @intrinsic
-    def sum_run(typing, x, dy, o, n, count, distance, shift):
-        names = ("x", "dy", "o", "n", "count", "distance", "shift")
+    def sum_run(typing, operands, o, n, distance, coefficients, w, w_distance, count):
         result = types.UniTuple(types.float64, 2)
 
         def codegen(context, builder, signature, args):
-            emit = Emitter(context, builder, names, signature, args)
+            emit = Emitter(context, builder, (*_RUN, "count"), signature, args)
             loop, n = RunSum(emit, exact), emit.values["n"]
             vectors = builder.udiv(n, loop.number(emit.lanes))
             rest = builder.urem(n, loop.number(emit.lanes))
             with cgutils.for_range(builder, emit.values["count"]) as runs:
-                loop.go_to(builder.mul(runs.index, emit.values["distance"]))
+                loop.go_to(runs.index)
                 # One loop: of two, the rest of a chain is unrolled, and spills.
                 with cgutils.for_range(builder, builder.udiv(vectors, loop.number(UNROLL))) as each:
                     loop.step(UNROLL)
@@ -476,35 +631,34 @@ def _make_sum_run(exact):
             return context.make_tuple(builder, result, loop.results())
 
         index = types.uintp
-        return result(x, dy, index, index, index, index, x.dtype), codegen
+        indices = (index,) * 3
+        return result(operands, *indices, coefficients, *indices), codegen
 
     return sum_run
 
 
 def _make_sum_interleaved():
-    """``sum_interleaved(x, dy, o, n, distance, shift)``: the sums of several runs at once.
+    """``sum_interleaved(operands, o, n, distance, coefficients, w, w_distance)``: of several runs.
 
-    They are those of ``sum_run``. The first run begins at o, and each of the others so many values
-    behind the one before.
+    The sums are those of ``sum_run``. The first run begins at o, and each of the others so many
+    values behind the one before.
     """
 
     @intrinsic
-    def sum_interleaved(typing, x, dy, o, n, distance, shift):
-        names = ("x", "dy", "o", "n", "distance", "shift")
+    def sum_interleaved(typing, operands, o, n, distance, coefficients, w, w_distance):
         result = types.UniTuple(types.float64, 2)
 
         def codegen(context, builder, signature, args):
-            emit = Emitter(context, builder, names, signature, args)
-            loop = RunSum(emit, exact=False, unroll=0)
-            n, distance = emit.values["n"], emit.values["distance"]
+            emit = Emitter(context, builder, _RUN, signature, args)
+            loop, n = RunSum(emit, exact=False, unroll=0), emit.values["n"]
             vectors = builder.udiv(n, loop.number(emit.lanes))
             with cgutils.for_range(builder, builder.udiv(vectors, loop.number(2))):
-                loop.step_interleaved(distance, 2)
+                loop.step_interleaved(2)
             odd = builder.urem(vectors, loop.number(2))
             with builder.if_then(builder.icmp_unsigned("!=", odd, loop.number(0))):
-                loop.step_interleaved(distance, 1)
+                loop.step_interleaved(1)
             rest = builder.urem(n, loop.number(emit.lanes))
-            half = Emitter(context, builder, names, signature, args, VECTOR_BYTES // 2)
+            half = Emitter(context, builder, _RUN, signature, args, VECTOR_BYTES // 2)
             few = builder.icmp_unsigned("<=", rest, loop.number(half.lanes))
             with (
                 builder.if_then(builder.icmp_unsigned("!=", rest, loop.number(0))),
@@ -515,29 +669,34 @@ def _make_sum_interleaved():
                 for size, branch in zip((half, emit), branches, strict=True):
                     with branch:
                         loop.vectors_of(size)
-                        loop.step_interleaved(distance, 1, keep=loop.back_to_last(rest))
+                        loop.step_interleaved(1, keep=loop.back_to_last(rest))
             return context.make_tuple(builder, result, loop.results())
 
-        element = x.dtype
-        return result(x, dy, types.uintp, types.uintp, types.uintp, element), codegen
+        index = types.uintp
+        return result(operands, index, index, index, coefficients, index, index), codegen
 
     return sum_interleaved
 
 
+def _real(operands):
+    """The type that an operation computes in."""
+    return types.float64 if operands[0].dtype == types.float64 else types.float32
+
+
 def _make_mean_near():
-    """``mean_near(x, p, q)``: the mean of the vectors that begin at p and q, roughly.
+    """``mean_near(operands, p, q)``: the mean of the vectors of x that begin at p and q, roughly.
 
     As the first value, which counts as 0 if it is not finite, and the mean of what finite
     differences there are from it.
     """
 
     @intrinsic
-    def mean_near(typing, x, p, q):
+    def mean_near(typing, operands, p, q):
         def codegen(context, builder, signature, args):
-            emit = Emitter(context, builder, ("x", "p", "q"), signature, args)
+            emit = Emitter(context, builder, ("operands", "p", "q"), signature, args)
 
             def finite(value):
-                zero = ir.Constant(value.type, [0.0] * value.type.count)
+                zero = emit.zero(value.type)
                 is_finite = builder.fcmp_ordered("==", builder.fsub(value, value), zero)
                 return builder.select(is_finite, value, zero)
 
@@ -550,9 +709,101 @@ def _make_mean_near():
                 builder.extract_element(first, ir.Constant(_INT, 0)), emit.total(total)
             )
 
-        return x.dtype(x, types.uintp, types.uintp), codegen
+        return _real(operands)(operands, types.uintp, types.uintp), codegen
 
     return mean_near
+
+
+def _make_value_at():
+    """``value_at(operands, o)``: a value of x, in the type that is computed in."""
+
+    @intrinsic
+    def value_at(typing, operands, o):
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, ("operands", "o"), signature, args, size=1)
+            value = emit.load("x", emit.values["o"])
+            return builder.extract_element(value, ir.Constant(_INT, 0))
+
+        return _real(operands)(operands, types.uintp), codegen
+
+    return value_at
+
+
+def _make_of_channel():
+    """``of_channel(coefficients, j)``: a channel's coefficients, as scalars."""
+
+    @intrinsic
+    def of_channel(typing, coefficients, j):
+        kinds = [getattr(kind, "dtype", kind) for kind in coefficients]
+        result = types.BaseTuple.from_types(kinds, Coefficients)
+
+        def codegen(context, builder, signature, args):
+            values = []
+            for i, kind in enumerate(coefficients):
+                value = builder.extract_value(args[0], i)
+                if kind != types.none:
+                    data = context.make_array(kind)(context, builder, value).data
+                    value = builder.load(builder.gep(data, [args[1]]))
+                values.append(value)
+            return context.make_tuple(builder, result, values)
+
+        return result(coefficients, types.uintp), codegen
+
+    return of_channel
+
+
+def _make_part():
+    """``part(coefficients, start, size)``: as `span`, of all that there are."""
+
+    @intrinsic
+    def part(typing, coefficients, start, size):
+        def codegen(context, builder, signature, args):
+            values = []
+            for i, kind in enumerate(coefficients):
+                value = builder.extract_value(args[0], i)
+                if kind != types.none:
+                    data = context.make_array(kind)(context, builder, value).data
+                    value = flat_array(
+                        context, builder, kind, builder.gep(data, [args[1]]), args[2]
+                    )
+                values.append(value)
+            return context.make_tuple(builder, coefficients, values)
+
+        return coefficients(coefficients, types.uintp, types.uintp), codegen
+
+    return part
+
+
+def _make_weighted_by():
+    """``weighted_by(operands, weights)``: the record with other weights, if it has any."""
+
+    @intrinsic
+    def weighted_by(typing, operands, weights):
+        place = Operands._fields.index("weights")
+
+        def codegen(context, builder, signature, args):
+            if operands[place] == types.none:
+                return args[0]
+            return builder.insert_value(args[0], args[1], place)
+
+        return operands(operands, weights), codegen
+
+    return weighted_by
+
+
+def _make_copy_vector():
+    """``copy_vector(out, x, j, i)``: the vector at ``x[i]`` to ``out[j]``."""
+
+    @intrinsic
+    def copy_vector(typing, out, x, j, i):
+        def codegen(context, builder, signature, args):
+            emit = Emitter(context, builder, ("out", "x", "j", "i"), signature, args)
+            emit.store(emit.load("x", emit.values["i"]), "out", emit.values["j"])
+            return context.get_dummy_value()
+
+        return types.void(out, x, types.uintp, types.uintp), codegen
+
+    return copy_vector
 
 
 def _make_repeat():
@@ -618,13 +869,13 @@ def runs_at_once(dy):
 
 @inner
 def lanes_of(array):
-    """Values of a vector."""
-    return np.uintp(VECTOR_BYTES // array.itemsize)
+    """Values of a vector; words of 16 bits are computed as float32."""
+    return np.uintp(VECTOR_BYTES // max(array.itemsize, 4))
 
 
 @inner
 def to_line(array, o):
-    """Values from o to where the next cache line begins."""
+    """Values from o to where the next vector's store is aligned: with its line of the cache."""
     lanes = lanes_of(array)
     place = data_pointer(array) // np.uintp(array.itemsize) + o
     return (lanes - place % lanes) % lanes
@@ -637,10 +888,23 @@ def same_memory(a, b):
 
 
 @inner
-def stores_past_caches(context, out, x, dy):
+def in_place(operands):
+    """Whether the output replaces an input."""
+    return same_memory(operands.out, operands.x) or same_memory(operands.out, operands.dy)
+
+
+@inner
+def _on_one_line(a, b):
+    """Whether values of two arrays lie on lines of the cache alike; with an absent one they do."""
+    return True if b is None else data_pointer(a) % _LINE == data_pointer(b) % _LINE
+
+
+@inner
+def stores_past_caches(context, operands):
     """Whether to use non-temporal stores: not over what was just read."""
     wanted = record_at(context.steps, STEPS).nontemporal
-    return wanted != ZERO and not (same_memory(out, x) or same_memory(out, dy))
+    alike = _on_one_line(operands.out, operands.dresidual)
+    return wanted != ZERO and alike and not in_place(operands)
 
 
 if INTERPRETED:
@@ -661,6 +925,11 @@ if INTERPRETED:
     sum_run_exact = interpreted.make_sum_run(exact=True)
     sum_interleaved = interpreted.sum_interleaved
     mean_near = interpreted.mean_near
+    value_at = interpreted.value_at
+    of_channel = interpreted.of_channel
+    part = interpreted.part
+    weighted_by = interpreted.weighted_by
+    copy_vector = interpreted.copy_vector
     repeat = interpreted.repeat
     take_root = interpreted.make_take_root()
     take_root_one = interpreted.make_take_root(size=1)
@@ -683,6 +952,11 @@ else:
     sum_run_exact = _make_sum_run(exact=True)
     sum_interleaved = _make_sum_interleaved()
     mean_near = _make_mean_near()
+    value_at = _make_value_at()
+    of_channel = _make_of_channel()
+    part = _make_part()
+    weighted_by = _make_weighted_by()
+    copy_vector = _make_copy_vector()
     repeat = _make_repeat()
     take_root = _make_take_root()
     take_root_one = _make_take_root(size=1)

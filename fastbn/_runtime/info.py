@@ -10,10 +10,10 @@ from . import caches, layer, memory, neighbours, threads
 
 
 @cache
-def fuses(machine: tuple[str, str, str]) -> bool:
-    """Whether a processor (triple, name, features) has fused multiply-add.
+def _assembly(machine: tuple[str, str, str]) -> str:
+    """How a processor (triple, name, features) multiplies and adds at once, and converts halves.
 
-    Else LLVM calls the C library for each product.
+    Where it has no instruction, LLVM calls a function of the C library for each number.
     """
     from llvmlite import binding
 
@@ -23,17 +23,35 @@ def fuses(machine: tuple[str, str, str]) -> bool:
         define float @f(float %a, float %b, float %c) {
             %d = call float @llvm.fma.f32(float %a, float %b, float %c)
             ret float %d
+        }
+        define void @g(half* %a, float* %b, half* %c) {
+            %d = load half, half* %a
+            %e = fpext half %d to float
+            %f = load float, float* %b
+            %g = fadd float %e, %f
+            %h = fptrunc float %g to half
+            store half %h, half* %c
+            ret void
         }""")
     target = binding.Target.from_triple(triple)
-    assembly = target.create_target_machine(cpu=name, features=features).emit_assembly(module)
-    return "fmaf" not in assembly
+    return target.create_target_machine(cpu=name, features=features).emit_assembly(module)
 
 
-def _fuses_here() -> bool:
-    """Whether the processor that kernels are compiled for has fused multiply-add."""
+def fuses(machine: tuple[str, str, str]) -> bool:
+    """Whether a processor (triple, name, features) has fused multiply-add."""
+    return "fmaf" not in _assembly(machine)
+
+
+def converts_halves(machine: tuple[str, str, str]) -> bool:
+    """Whether a processor has instructions from float16 and back: on x86-64 those of F16C."""
+    return not any(name in _assembly(machine) for name in ("hfsf2", "sfhf2", "h2f", "f2h"))
+
+
+def machine_here() -> tuple[str, str, str]:
+    """The processor that kernels are compiled for."""
     from numba.core.registry import cpu_target
 
-    return fuses(cpu_target.target_context.codegen().magic_tuple())
+    return cpu_target.target_context.codegen().magic_tuple()
 
 
 def _cpu() -> str:
@@ -56,6 +74,7 @@ def config_info() -> dict[str, object]:
         ``fastbn``, ``python``, ``numpy``, ``numba``, ``llvmlite`` : versions.
         ``cpu`` : the processor's name; ``llvm_cpu`` : what kernels are compiled for.
         ``fused_multiply_add`` : whether that processor rounds ``a * b + c`` once, as most do.
+        ``float16_conversion`` : whether it converts float16 by itself; else arrays are copied.
         ``order``, ``digest`` : the version of the order of all sums, and what ``python -m fastbn
         verify`` gives for it on every processor with fused multiply-add.
         ``core_cache``, ``last_level_cache`` : bytes.
@@ -88,7 +107,8 @@ def config_info() -> dict[str, object]:
         "python": platform.python_version(),
         "cpu": _cpu(),
         "llvm_cpu": numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name(),
-        "fused_multiply_add": _fuses_here(),
+        "fused_multiply_add": fuses(machine_here()),
+        "float16_conversion": converts_halves(machine_here()),
         "order": ORDER,
         "digest": DIGEST,
         **caches.described(threads.get_num_threads()),

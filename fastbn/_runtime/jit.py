@@ -177,7 +177,7 @@ def _compiled_data_pointer(target, builder, signature, args):
     return builder.ptrtoint(data, target.get_value_type(types.uintp))
 
 
-def _flat(target, builder, kind, pointer, size):
+def flat_array(target, builder, kind, pointer, size):
     """A flat array of memory that others own."""
     data = target.get_data_type(kind.dtype)
     itemsize = target.get_constant(types.intp, target.get_abi_sizeof(data))
@@ -203,7 +203,7 @@ def _compiled_access():
         def codegen(target, builder, signature, args):
             data = target.get_data_type(signature.return_type.dtype).as_pointer()
             pointer = builder.inttoptr(args[0], data)
-            return _flat(target, builder, signature.return_type, pointer, args[1])
+            return flat_array(target, builder, signature.return_type, pointer, args[1])
 
         return types.Array(kind.dtype, 1, "C")(types.uintp, types.uintp, kind), codegen
 
@@ -218,7 +218,7 @@ def _compiled_access():
     def span(typing, array, start, size):
         def codegen(target, builder, signature, args):
             data = target.make_array(array)(target, builder, args[0]).data
-            return _flat(target, builder, array, builder.gep(data, [args[1]]), args[2])
+            return flat_array(target, builder, array, builder.gep(data, [args[1]]), args[2])
 
         return array(array, types.uintp, types.uintp), codegen
 
@@ -248,7 +248,7 @@ if INTERPRETED:
         """The array of ``size`` values of a kind that lies there."""
         kind, address, size = np.dtype(kind), int(address), int(size)
         nbytes = size * kind.itemsize
-        if address % kind.alignment or nbytes > _sizes.get(address, -1):
+        if address % kind.alignment or nbytes > _sizes.get(address, 0):
             raise IndexError(f"no {size} values of {kind} lie at {address}")
         return np.ndarray(size, kind, (ctypes.c_char * nbytes).from_address(address))
 

@@ -8,12 +8,13 @@ import pytest
 from data import normals
 
 from benchmarks import floor, measure
-from benchmarks.cases import CASES, Case, Data
+from benchmarks.cases import CASES, HALVES, Case, Data, missing
 from benchmarks.copies import copy
-from benchmarks.libraries import OPERATIONS, installed
-from benchmarks.timing import Job, check, checked
+from benchmarks.libraries import OPERATIONS, STEPS, installed, prepared
+from benchmarks.timing import KINK, Job, check, checked, spare_kinks
 
 OTHERS = [name for name in installed() if name in ("NumPy", "PyTorch")]  # nothing to compile
+NO_OUT = ("statistics", *STEPS)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -48,27 +49,66 @@ def test_floors_move_the_data_of_an_operation(layout, given):
         assert list(calls) == list(floor.NAMES)[: 1 if operation == "evaluation" else 2]
         for name, variants in calls.items():
             for call in variants:
-                out, sums = call()
+                ((out, sums),) = call()
                 np.testing.assert_array_equal(out, values.ravel("K"))
-                assert (call()[0] is out) == given
+                assert (call()[0][0] is out) == given
                 assert sums.any() == (name == "two passes")
     for call in floor.calls("statistics", d)["one pass"]:
-        out, sums = call()
+        ((out, sums),) = call()
         assert out is None
         np.testing.assert_allclose(sums.sum(), d.x.sum(), rtol=1e-4)
 
 
+def test_the_floor_of_a_step_is_that_of_its_passes():
+    d = Data(Case("test", (3, 5, 7, 2)))
+    for operation in STEPS:
+        residual = operation == "step_residual_relu"
+        moved = [d.x + d.residual if residual else d.x, d.x + d.dy]
+        moved += [d.residual] if residual else []
+        for call in floor.calls(operation, d)["one pass"]:
+            outs = [out for out, _ in call()]
+            np.testing.assert_array_equal(outs, [values.ravel() for values in moved])
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_floors_move_halves_two_by_two(dtype):
+    if missing(dtype):
+        pytest.skip(f"{dtype} needs a package")
+    d = Data(Case("test", (3, 5, 7, 2)), "channels_last", dtype)
+    for call in floor.calls("forward", d)["one pass"]:
+        ((out, _),) = call()
+        np.testing.assert_array_equal(out.view(d.dtype), d.x.ravel("K"))
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_library_computes_every_operation(operation):
+@pytest.mark.parametrize("dtype", ["float32", *HALVES])
+def test_every_library_computes_every_operation(operation, dtype):
     """Against float64, which `checked` sees to; into given outputs, too."""
+    if missing(dtype):
+        pytest.skip(f"{dtype} needs a package")
     for case in CASES.values():
         if case.group == "small":
             for layout in case.layouts:
-                for given in (False, True)[: 1 if operation == "statistics" else 2]:
-                    job = Job(operation, given, layout, "float32", case.name)
-                    calls, notes = checked(job, Data(case, layout), ["fastbn", *OTHERS])
-                    assert len(calls) >= (1 if given else 2)
+                for given in (False, True)[: 1 if operation in NO_OUT else 2]:
+                    job = Job(operation, given, layout, dtype, case.name)
+                    calls, notes = checked(job, Data(case, layout, dtype), ["fastbn", *OTHERS])
+                    able = [k for k in OTHERS if k != "NumPy" or not (given or dtype in HALVES)]
+                    assert list(calls) == ["fastbn", *able]
                     assert not notes
+
+
+@pytest.mark.parametrize("operation", [name for name in STEPS if "relu" in name])
+def test_no_gradient_arrives_where_a_rounding_would_decide(operation):
+    d = Data(Case("test", (3, 5, 7, 2)))
+    before = d.dy.copy()
+    y, _, _, dbias, *_ = prepared("NumPy", operation, d)()
+    spare_kinks(operation, d)
+    spared = d.dy == 0
+    assert 0 < spared.sum() < d.dy.size / 5
+    assert (y[spared] < KINK).all()
+    assert ((y >= KINK) | (y == 0) | spared).all()
+    np.testing.assert_array_equal(d.dy[~spared], before[~spared])
+    assert not np.array_equal(prepared("NumPy", operation, d)()[3], dbias)
 
 
 def test_a_wrong_result_is_not_timed():

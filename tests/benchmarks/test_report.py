@@ -68,6 +68,17 @@ def test_a_single_case():
     assert list(table["to PyTorch"]) == ["4.00x"] * 5
 
 
+def test_the_overview_tells_dtypes_apart():
+    halves = times((10, 20, 5)).assign(dtype="float16")
+    found = pd.concat([times((10, 40, 5)), halves], ignore_index=True)
+    ((title, table),) = report.overview(found)
+    assert title.startswith("times as long as fastbn takes, float32, float16:")
+    assert dict(table["to PyTorch"]) == {
+        "forward, channels_first, float32": "4.00x",
+        "forward, channels_first, float16": "2.00x",
+    }
+
+
 def test_the_overview_names_the_worst_case():
     ((title, table),) = report.overview(
         pd.concat(
