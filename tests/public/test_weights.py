@@ -255,6 +255,22 @@ def test_no_weight_at_all(shape, eps, dtype):
     np.testing.assert_array_equal(grads.dresidual, np.where(y > 0, dy, dtype(0)))
 
 
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("needs", [(a, b, c) for a in (0, 1) for b in (0, 1) for c in (0, 1)])
+def test_no_weight_at_all_and_not_all_gradients(needs, residual):
+    x, dy, weight, bias = problem((6, 3, 5))
+    settings = {"weights": np.zeros((6, 5)), "residual": dy + 1 if residual else None}
+    before = x.copy(), dy.copy()
+    _, saved = fastbn.forward(x, weight, bias, **settings)
+    grads = fastbn.backward(dy, saved, needs=tuple(map(bool, needs)))
+    assert_same((x, dy), before)
+    for wanted, grad in zip(needs, grads[:3], strict=True):
+        assert (grad is not None) == wanted
+        np.testing.assert_array_equal(0 if grad is None else grad, 0)
+    if residual:
+        np.testing.assert_array_equal(grads.dresidual, dy)
+
+
 def test_merging_with_what_had_no_weight_changes_nothing():
     x = problem((6, 3, 5))[0]
     stats, empty = fastbn.batch_stats(x), fastbn.batch_stats(x, weights=np.zeros((6, 1)))
