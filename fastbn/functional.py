@@ -387,15 +387,15 @@ def _beside(x, flat, layout, asked) -> tuple[np.ndarray, _layout.Layout]:
 
 def _run_weighted(flat, layout, weight, bias, eps, buffer, weights, out, more):
     """`_run_forward` with the statistics of values that have weights; returns their count, too."""
-    if weights.total == 0.0:
+    if weights.sum == 0.0:
         buffer[:] = 0.0
         y = _run_forward(flat, layout, weight, bias, eps, buffer, 0.0, passes.WRITE, out, more)
         return y, 0.0
-    task, total = _REDUCE_AND_WRITE, weights.total
-    y = _run_forward(flat, layout, weight, bias, eps, buffer, total, task, out, more)
-    if weights.count != total:
-        buffer[1] *= weights.count / total
-    return y, weights.count
+    task, count = _REDUCE_AND_WRITE, weights.sum
+    y = _run_forward(flat, layout, weight, bias, eps, buffer, count, task, out, more)
+    if weights.total != weights.sum:
+        buffer[1] *= weights.total / weights.sum
+    return y, weights.total
 
 
 def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | None = None) -> Grads:
@@ -454,12 +454,12 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     channels = layout.channels
     if layout.plan is None:
         empty = _layout.finish(layout, _layout.target(layout, out, saved.x)[1], out)
-        zeros = (np.zeros(channels, layout.compute) for _ in range(2))
-        return _grads(needs, empty, *zeros, None if residual is None else np.empty_like(empty))
+        zeros = np.zeros((2, channels), layout.compute)
+        return _grads(needs, empty, zeros[0], zeros[1], None if residual is None else empty.copy())
     if not _layout.suits(layout, dy):
         layout = _layout.widened(layout)
     x, flat = _layout.flatten(saved.x, layout), _layout.flatten(dy, layout)
-    weightless = asked is not None and asked.weights is not None and asked.weights.total == 0.0
+    weightless = asked is not None and asked.weights is not None and asked.weights.sum == 0.0
     fixed = saved.fixed or weightless
     task = passes.FIXED if fixed else 0
     if needs[1] or needs[2] or not fixed:

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from ._arrays import validate
+from ._arrays.options import SLOPE, check_activation
 from ._kernels import passes
 from ._runtime import errors
-from ._arrays.options import SLOPE, check_activation
 from .functional import PARAMETERS, Saved, backward, forward_any
 from .stats import move_running_stats
 
@@ -189,11 +189,11 @@ class BatchNorm:
         # Attributes may have been replaced by hand. Nothing is changed until nothing can fail.
         ordinary = records and validate.running_pair(mean, var, channels)
         stats = None if own else (mean, var)
-        options = None
+        options: Any = None
         if residual is not None or weights is not None or self.activation is not None:
             options = weights, residual, self.activation, self.negative_slope
-        given = self.weight, self.bias, self.eps, self.channel_axis, stats, options
-        y, saved = forward_any(x, *given, None, 2, PARAMETERS)
+        settings = self.weight, self.bias, self.eps, self.channel_axis, stats, options
+        y, saved = forward_any(x, *settings, None, 2, PARAMETERS)
         if records:
             given, tracked = self.momentum, self.num_batches_tracked + 1
             momentum = 1.0 / tracked if given is None else errors.number("momentum", given)

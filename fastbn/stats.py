@@ -144,9 +144,9 @@ def batch_stats(x, *, channel_axis: int = 1, weights=None) -> Stats:
     flat, layout = _layout.see(x, channel_axis)
     count, scale, more = float(layout.n), 1.0, None
     if weights is not None:
-        asked = _options.checked(layout, weights, None, None, _options.SLOPE)
-        more, count = _options.of_pass(asked, layout), asked.weights.count
-        scale = count / asked.weights.total if count else 1.0
+        given = _options.beside(weights, layout)
+        more = _options.of_pass(_options.Options(given, None, 0, 0.0), layout)
+        count, scale = given.total, given.total / given.sum if given.sum else 1.0
     if layout.plan is None or count == 0.0:
         return Stats.empty(layout.channels)
     buffer, none = of_channels(layout.channels), np.empty(0, layout.compute)

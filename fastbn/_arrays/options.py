@@ -22,8 +22,8 @@ class Weights(NamedTuple):
 
     values: np.ndarray  # times a power of two: none is above 2; a vector of zeros at each end
     places: np.ndarray  # where the first channel has weights
-    total: float  # of the values
-    count: float  # of the weights as they are given
+    sum: float  # of the values
+    total: float  # of the weights as they are given
 
 
 class Options(NamedTuple):
@@ -37,10 +37,10 @@ class Options(NamedTuple):
 
 def check_activation(activation, negative_slope) -> tuple[str | None, float]:
     """What is applied to an output, and its slope."""
-    if activation is not None:
-        if not isinstance(activation, str) or activation not in ACTIVATIONS:
-            wanted = ", ".join(repr(name) for name in ACTIVATIONS)
-            raise ValueError(f"activation should be None or one of {wanted}, got {activation!r}")
+    known = activation is None or (isinstance(activation, str) and activation in ACTIVATIONS)
+    if not known:
+        wanted = ", ".join(repr(name) for name in ACTIVATIONS)
+        raise ValueError(f"activation should be None or one of {wanted}, got {activation!r}")
     return activation, errors.number("negative_slope", negative_slope, 0.0)
 
 
@@ -54,20 +54,21 @@ def checked(layout: Layout, weights, residual, activation, negative_slope) -> Op
             raise ValueError(f"residual should have shape {layout.shape}, got {residual.shape}")
         validate.dtypes("residual", residual.dtype)
     if weights is not None:
-        weights = _weights(weights, layout)
+        weights = beside(weights, layout)
     return Options(weights, residual, task, slope)
 
 
-def _weights(given, layout: Layout) -> Weights:
+def beside(given, layout: Layout) -> Weights:
     """Weights as kernels take them: in the order of memory, without the axis of the channels."""
     given = validate.array("weights", given)
     if given.dtype.kind not in "fiub" and given.dtype.name != "bfloat16":
         raise TypeError(f"weights should be an array of real numbers, got dtype {given.dtype}")
     wide = _broadcast(given, layout)
     least, most = (float(f(given)) if given.size else 0.0 for f in (np.min, np.max))
-    if not (least >= 0.0 and most < math.inf):
-        what = "NaN" if math.isnan(least + most) else str(least if least < 0.0 else most)
-        raise ValueError(f"weights should be finite and at least 0, got {what}")
+    total = float(np.sum(given, dtype=np.float64)) * (wide.size // max(1, given.size))
+    if not (least >= 0.0 and total < math.inf):
+        what = f"{least} to {most}, in total {total}"
+        raise ValueError(f"weights should be at least 0, and their total finite, got {what}")
     # The unit of weights means nothing but for the count: products of large ones might overflow.
     exponent = math.frexp(most)[1] - 1 if most else 0
     lanes = VECTOR_BYTES // layout.compute.itemsize
@@ -79,8 +80,7 @@ def _weights(given, layout: Layout) -> Weights:
         np.ldexp(wide.astype(np.float64), -exponent, out=lies, casting="same_kind")
     else:
         lies[...] = wide
-    count = float(np.sum(given, dtype=np.float64)) * (wide.size // max(1, given.size))
-    return Weights(room, _places(values, layout), float(np.sum(values, dtype=np.float64)), count)
+    return Weights(room, _places(values, layout), float(np.sum(values, dtype=np.float64)), total)
 
 
 def _broadcast(given: np.ndarray, layout: Layout) -> np.ndarray:
@@ -122,7 +122,7 @@ def of_pass(
     task, arrays = options.activation, {"dresidual": dresidual, "bias": bias}
     total = 0.0
     if options.weights is not None:
-        task, total = task | passes.WEIGHTED, options.weights.total
+        task, total = task | passes.WEIGHTED, options.weights.sum
         arrays |= {"weights": options.weights.values, "places": options.weights.places}
     if options.residual is not None:
         task |= passes.RESIDUAL
