@@ -119,9 +119,8 @@ class Oracle:
             assert grads.dresidual is None
         else:
             expected = by_channel(dresidual, self.axis)
-            self._close_rounded(
-                "dresidual", grads.dresidual, expected, self.unit * np.abs(expected)
-            )
+            bound = 2 * self.unit * np.abs(expected)  # dy, the slope and their product are rounded
+            self._close_rounded("dresidual", grads.dresidual, expected, bound)
         grad, xhat = np.abs(by_channel(dresidual, self.axis)), self._xhat()
         error = UNIT * self.unit * (1 + self.offset)
         terms = error * (grad * (1 + xhat)).sum(axis=1)
