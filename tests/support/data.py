@@ -137,7 +137,7 @@ def unaligned(x, offset):
 
     There are 16 values or more before it and behind it.
     """
-    raw = np.full(x.size + 64, 7.0, x.dtype)
+    raw = np.full(x.size + 96, 7.0, x.dtype)
     start = -raw.ctypes.data % 64 // x.itemsize + 16 + offset
     return raw, raw[start : start + x.size].reshape(x.shape)
 
