@@ -83,16 +83,25 @@ def test_weights_of_one_are_no_weights(dtype):
         close(one, two, unit)
 
 
-def test_a_factor_of_all_weights_changes_the_count_alone():
-    x, dy, weight, bias = problem((12, 5, 9))
-    weights = options.WEIGHTS["real"]((12, 9))
+@pytest.mark.parametrize("factor", [2.0**-900, 1e-30, 1024, 1e30, 2.0**900])
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
+def test_a_factor_of_all_weights_changes_the_count_alone(dtype, factor):
+    x, dy, weight, bias = problem((12, 5, 9), dtype)
+    weights, unit = options.WEIGHTS["real"]((12, 9)), 16 * np.finfo(dtype).eps
     y, saved = fastbn.forward(x, weight, bias, weights=weights)
-    z, scaled = fastbn.forward(x, weight, bias, weights=1024 * weights)
-    assert scaled.stats.count == 1024 * saved.stats.count
-    close(scaled.stats.mean, saved.stats.mean, 1e-14)
-    close(scaled.stats.var(), saved.stats.var(), 1e-14)
-    close(z, y, 1e-13)
-    close(fastbn.backward(dy, scaled).dx, fastbn.backward(dy, saved).dx, 1e-13)
+    z, scaled = fastbn.forward(x, weight, bias, weights=factor * weights)
+    assert scaled.stats.count == pytest.approx(factor * saved.stats.count, rel=1e-14)
+    close(scaled.stats.mean, saved.stats.mean, unit)
+    close(scaled.stats.var(), saved.stats.var(), unit)
+    close(z, y, unit)
+    close(fastbn.backward(dy, scaled).dx, fastbn.backward(dy, saved).dx, 4 * unit)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
+def test_weights_of_very_different_size(dtype):
+    x, dy, weight, bias = problem((300, 5, 9), dtype)
+    weights = 10.0 ** np.random.default_rng(3).uniform(-30, 30, (300, 9))
+    assert_agreement(x, dy, weight, bias, weights=weights)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
@@ -375,6 +384,28 @@ def test_a_layer_in_evaluation_takes_no_weights():
     assert_state(bn, before)
     with pytest.raises(ValueError, match="weights"):
         bn(x, weights=np.zeros((5, 6)))
+
+
+def test_a_layer_does_not_mind_what_is_not_read():
+    x, _, _, _, mask = masked_problem((6, 3, 5), np.float32)
+    x = np.where(mask[:, None], x, np.float32(np.nan))
+    for nonfinite in ("raise", "skip", "propagate"):
+        bn = fastbn.BatchNorm(3, nonfinite=nonfinite)
+        bn(x, weights=mask)
+        assert np.isfinite(bn.running_mean).all()
+        assert bn.running_mean.all()
+        assert bn.num_batches_tracked == 1
+
+
+def test_refused_weights_leave_a_lazy_layer_as_it_was():
+    bn = fastbn.BatchNorm(None)
+    x = problem((6, 3, 5))[0]
+    with pytest.raises(ValueError, match="weights"):
+        bn(x, weights=np.ones((5, 6)))
+    assert bn.num_features is None
+    assert bn.weight is None
+    bn(x, weights=np.ones((6, 5)))
+    assert bn.num_features == 3
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -223,13 +223,17 @@ def output_ulps(dtype, offset):
     return 4 if dtype == np.float32 else 16 + 2 * (1 + offset)
 
 
-def assert_statistics(stats, truth, dtype):
-    """Bounds in units in the last place of |mean| + std and of the variance; truth is exact."""
+def assert_statistics(stats, truth, dtype, times=1):
+    """Bounds in units in the last place of |mean| + std and of the variance; truth is exact.
+
+    Each of them so many ``times``: with weights, every term is rounded once more.
+    """
     var = stats.var()
     for c, (exact_mean, exact_var) in enumerate(truth):
         unit = ulp(dtype, abs(exact_mean) + Fraction(float(exact_var) ** 0.5))
-        assert abs(Fraction(stats.mean[c]) - exact_mean) <= mean_ulps(dtype) * unit
-        assert abs(Fraction(var[c]) - exact_var) <= var_ulps(dtype) * ulp(dtype, exact_var)
+        assert abs(Fraction(stats.mean[c]) - exact_mean) <= times * mean_ulps(dtype) * unit
+        bound = times * var_ulps(dtype) * ulp(dtype, exact_var)
+        assert abs(Fraction(var[c]) - exact_var) <= bound
 
 
 def assert_outputs(y, expected, dtype, ulps):
