@@ -53,11 +53,16 @@ def statistics(x, channel_axis=1, weights=None):
     rows, w = np.compress(w > 0, rows, axis=1), w[w > 0]
     if w.size == 0:
         return np.zeros(len(rows)), np.zeros(len(rows))
-    first = rows[:, :1]  # a constant channel then has a variance of exactly 0
-    rows = rows - first
-    mean = (w * rows).sum(axis=1) / w.sum()
-    var = (w * np.square(rows - mean[:, None])).sum(axis=1) / w.sum()
-    return first[:, 0] + mean, var
+    shift = rows[:, :1]  # a constant channel then has a variance of exactly 0
+    shift = shift + _mean(rows - shift, w)  # the first value may be far from the others
+    mean = _mean(rows - shift, w)
+    var = _mean(np.square(rows - shift - mean), w)
+    return (shift + mean)[:, 0], var[:, 0]
+
+
+def _mean(rows, w):
+    """The weighted mean of each row, a column."""
+    return (w * rows).sum(axis=1, keepdims=True) / w.sum()
 
 
 def _normalized(x, eps, channel_axis, stats, weights):

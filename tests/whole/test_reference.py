@@ -144,6 +144,14 @@ def test_integer_weights_are_copies_of_a_sample():
         np.testing.assert_allclose(one, two, rtol=1e-13)
 
 
+def test_a_first_value_far_from_the_others_costs_no_digit():
+    values = np.array([41143.0, 0, 0, 1, 0, 3, 0, 0.1]) / 3
+    weights = np.array([1e-9, 0, 7, 3, 5, 6, 4, 0.1])
+    mean, var = reference.statistics(values[:, None], 1, weights)
+    exact = reference.exact_statistics(values, weights)
+    np.testing.assert_allclose((mean[0], var[0]), [float(s) for s in exact], rtol=4e-16)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_has_no_weight_is_not_read(bad):
     x, dy, weight, bias = problem((6, 3, 5))
