@@ -3,6 +3,7 @@
 from functools import cache
 
 import numpy as np
+import options
 import pytest
 from agreement import (
     assert_outputs,
@@ -14,7 +15,13 @@ from agreement import (
 )
 from data import DTYPES, LAYOUTS, channels_last, exact, ladder, normals, problem
 from process import run_to_end
-from reference import by_channel, exact_backward, exact_forward, exact_statistics
+from reference import (
+    by_channel,
+    exact_backward,
+    exact_forward,
+    exact_statistics,
+    shared_weights,
+)
 from reference import forward as oracle
 from shapes import EXACT
 
@@ -58,6 +65,35 @@ def test_ladder_backward(case, dtype, offset):
     got = by_channel(grads.dx, axis), grads.dweight, grads.dbias
     for mine, truth in zip(got, map(np.array, zip(*exacts, strict=True)), strict=True):
         assert_relative(mine, truth, relative)
+
+
+WEIGHTED = ["long rows", "short rows", "NHWC", "N D", "N D wide"]
+
+
+@pytest.mark.parametrize("kind", options.WEIGHTS)
+@pytest.mark.parametrize("case", WEIGHTED)
+@pytest.mark.parametrize(("dtype", "offset"), LADDER)
+def test_ladder_with_weights(case, dtype, offset, kind):
+    """Weights that float32 holds exactly: no digit is lost to them."""
+    shape, axis, memory = EXACT[case]
+    x = LAYOUTS[memory](ladder(shape, dtype, offset, channel_axis=axis))
+    dy = LAYOUTS[memory](normals(shape, dtype, seed=1))
+    weights = options.WEIGHTS[kind](np.delete(shape, axis)).astype(np.float32)
+    y, saved = fastbn.forward(x, eps=0.0, channel_axis=axis, weights=weights)
+    rows = by_channel(x, axis)
+    w = shared_weights(weights, x, axis)
+    truth = [exact_statistics(values, w) for values in rows]
+    assert_statistics(saved.stats, truth, dtype, 4)
+    assert_statistics(fastbn.batch_stats(x, channel_axis=axis, weights=weights), truth, dtype, 4)
+    expected = np.stack([exact_forward(values, weights=w) for values in rows])
+    assert_outputs(by_channel(y, axis), expected, dtype, output_ulps(dtype, offset))
+    grads = fastbn.backward(dy, saved)
+    gradients = zip(by_channel(dy, axis), rows, strict=True)
+    exacts = [exact_backward(g, values, weights=w) for g, values in gradients]
+    relative = 1e-5 if dtype == np.float32 else 4e-16 * output_ulps(dtype, offset)
+    got = by_channel(grads.dx, axis), grads.dweight, grads.dbias
+    for mine, wanted in zip(got, map(np.array, zip(*exacts, strict=True)), strict=True):
+        assert_relative(mine, wanted, relative)
 
 
 @cache
@@ -139,7 +175,7 @@ def test_extreme_scales(dtype, shape, scale, offset):
         assert abs(saved.stats.mean[c] - float(mean)) <= unit
         relative = var_ulps(dtype) * float(np.finfo(dtype).eps)
         assert saved.stats.var()[c] == pytest.approx(float(var), rel=relative, abs=0)
-    dx, dweight, _ = fastbn.backward(np.ones_like(x), saved)
+    dx, dweight, _ = fastbn.backward(np.ones_like(x), saved)[:3]
     assert np.all(np.isfinite(dx))
     assert np.all(np.isfinite(dweight))
 

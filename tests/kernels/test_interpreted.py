@@ -16,8 +16,10 @@ CODE = """
 import numba
 assert numba.config.DISABLE_JIT
 import numpy as np
+import options
 import reference
-from data import problem
+from agreement import assert_agreement
+from data import HALVES, problem
 import fastbn
 from shapes import NARROW, WIDE
 
@@ -30,13 +32,16 @@ def check(x, dy, weight, bias):
     y, saved = fastbn.forward(x, weight, bias)
     np.testing.assert_allclose(y, reference.forward(x, weight, bias), 0, tolerance)
     grads, truth = fastbn.backward(dy, saved), reference.backward(dy, x, weight)
-    for mine, expected in zip(grads, truth):
+    for mine, expected in zip(grads[:3], truth[:3], strict=True):
         np.testing.assert_allclose(mine, expected, 0, tolerance * 10)
     fixed, kept = fastbn.forward(x, weight, bias, stats=saved.stats)
     np.testing.assert_array_equal(fixed, y)
     assert fastbn.backward(dy, kept).dx.shape == x.shape
     mean, var = saved.stats.mean, saved.stats.var()
     np.testing.assert_allclose(fastbn.batch_norm(x, mean, var, weight, bias), y, 0, tolerance)
+
+def check_options(shape, dtype, names):
+    assert_agreement(*problem(shape, dtype), **options.settings(shape, *names, dtype=dtype))
 
 for cache in (1 << 30, 1):  # plain stores, and non-temporal ones
     with layout.assume_cache(cache):
@@ -46,6 +51,12 @@ for cache in (1 << 30, 1):  # plain stores, and non-temporal ones
                 check(x, dy, weight, bias)
                 x[0, 0] += 1000  # an outlier in first place
                 check(x, dy, weight, bias)
+        for dtype in (np.float32, np.float64, *HALVES):
+            for shape in (*NARROW, WIDE[1]):
+                check_options(shape, dtype, ("real", "leaky", True))
+        for dtype in HALVES:
+            for shape in NARROW:
+                check_options(shape, dtype, (None, "none", False))
 
 # Slabs of few channels, and a team: its threads take turns here, each in its own part of the room.
 schedule.LARGE, schedule.BLOCK = 1, 512
@@ -78,7 +89,8 @@ def test_without_compilation():
 
 BITS = """
 import numpy as np
-from data import problem
+import options
+from data import HALVES, problem
 from shapes import NARROW
 import fastbn
 from fastbn import _verify
@@ -92,6 +104,15 @@ for dtype in (np.float32, np.float64):
             x[0, 0] += 1000 * (scale == 1e-20)
             arrays = _verify.functions(x, dy, weight, bias, 1)
             print(dtype.__name__, shape, scale, _verify.sha256(arrays))
+for dtype in map(np.dtype, (np.float32, np.float64, *HALVES)):
+    for shape in NARROW:
+        x, dy, weight, bias = problem(shape, dtype)
+        for names in ((None, "none", False), ("real", "leaky", True), ("mask", "relu", False)):
+            settings = options.settings(shape, *names, dtype=dtype)
+            y, saved = fastbn.forward(x, weight, bias, **settings)
+            arrays = [y, saved.stats.mean, saved.stats.m2, *fastbn.backward(dy, saved)]
+            digest = _verify.sha256(a for a in arrays if a is not None)
+            print(dtype.name, shape, names, digest)
 print(*_verify.digests(_verify.TINY).values())
 """
 

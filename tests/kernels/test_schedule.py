@@ -1,8 +1,9 @@
 """How calls are cut: neither the kind of stores, nor slabs of channels, change any bit."""
 
 import numpy as np
+import options
 import pytest
-from data import DTYPES, channels_last, problem
+from data import DTYPES, HALVES, channels_last, problem
 from process import run_python
 from shapes import STORED
 
@@ -79,6 +80,54 @@ def test_slabs_give_the_same_bits(monkeypatch, shape, dtype, threads):
             np.testing.assert_array_equal(one, two)
     assert np.isnan(whole[0][:, 11]).all()
     assert np.isfinite(np.delete(whole[0], 11, axis=1)).all()
+
+
+OPTIONS = {
+    "none": (None, "none", False),
+    "weights": ("real", "none", False),
+    "all": ("mask", "leaky", True),
+}
+
+
+def with_options(shape, dtype, names):
+    """What a batch gives with options, in words: NaN is NaN."""
+    x, dy, weight, bias = problem(shape, dtype, offset=5.0)
+    if shape[1] > 11:
+        x[0, 11] = np.nan
+        x[0, 7] *= np.asarray(1e3, dtype)
+    settings = options.settings(shape, *names, dtype=dtype)
+    y, saved = fastbn.forward(x, weight, bias, **settings)
+    results = [y, saved.stats.mean, saved.stats.m2, *fastbn.backward(dy, saved)]
+    return [a.astype(np.float64) for a in results if a is not None]
+
+
+def assert_same(one, two):
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.usefixtures("keep_threads")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [*DTYPES, *HALVES], ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("names", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("shape", SLICED)
+def test_slabs_give_the_same_bits_with_options(monkeypatch, shape, names, dtype, threads):
+    monkeypatch.setattr(schedule, "LARGE", 1)
+    fastbn.set_num_threads(threads)
+    with layout.force_walks(walks("whole")):
+        whole = with_options(shape, dtype, names)
+    for units in (1, 3, None):
+        with layout.force_walks(walks("slabs", units)):
+            assert_same(with_options(shape, dtype, names), whole)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, *HALVES], ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("names", OPTIONS.values(), ids=OPTIONS)
+def test_nontemporal_stores_give_the_same_bits_with_options(names, dtype, request):
+    plain = {name: with_options(shape, dtype, names) for name, shape in STORED.items()}
+    request.getfixturevalue("small_cache")
+    for name, shape in STORED.items():
+        assert_same(with_options(shape, dtype, names), plain[name])
 
 
 MANY = """

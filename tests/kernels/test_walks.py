@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import reference
-from data import DTYPES, problem, unaligned
+from data import DTYPES, HALVES, problem, unaligned
 from shapes import STORED
 
 import fastbn
@@ -64,7 +64,7 @@ def check(x, dy, weight, bias, eps=1e-5):
     size = np.abs(dy).max() * scale.reshape(sides)
     assert_near(grads.dx / size, truth[0] / size, dtype, shape, 64)
     total = np.abs(dy.astype(np.float64)).max() * x.size / shape[1]
-    for sums, expected in zip(grads[1:], truth[1:], strict=True):
+    for sums, expected in zip(grads[1:3], truth[1:3], strict=True):
         assert_near(sums / total, expected / total, dtype, shape)
 
 
@@ -147,7 +147,7 @@ def test_shifts_far_from_the_mean(shape, dtype):
 
 
 @pytest.mark.usefixtures("stores")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, *HALVES], ids=lambda d: np.dtype(d).name)
 @pytest.mark.parametrize("name", STORED)
 def test_an_output_of_any_alignment_has_the_same_bits(name, dtype):
     x, dy, weight, bias = problem(STORED[name], dtype)
@@ -170,7 +170,7 @@ def test_an_output_of_any_alignment_has_the_same_bits(name, dtype):
 
 
 @pytest.mark.usefixtures("stores")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, *HALVES], ids=lambda d: np.dtype(d).name)
 @pytest.mark.parametrize("name", STORED)
 def test_an_input_of_any_alignment_gives_the_same_bits(name, dtype):
     x, dy, weight, bias = problem(STORED[name], dtype)
@@ -185,7 +185,7 @@ def test_an_input_of_any_alignment_gives_the_same_bits(name, dtype):
 
 
 @pytest.mark.usefixtures("stores")
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, *HALVES], ids=lambda d: np.dtype(d).name)
 @pytest.mark.parametrize("name", STORED)
 def test_in_place_gives_the_same_bits(name, dtype):
     x, dy, weight, bias = problem(STORED[name], dtype)

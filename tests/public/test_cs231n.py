@@ -125,7 +125,7 @@ def test_spatial_is_per_channel(memory):
     out, cache = spatial_batchnorm_forward(memory(x), gamma, beta, {"mode": "train"})
     np.testing.assert_allclose(out, reference.forward(x, gamma, beta), atol=1e-13)
     grads = spatial_batchnorm_backward(memory(dout), cache)
-    for mine, truth in zip(grads, reference.backward(dout, x, gamma), strict=True):
+    for mine, truth in zip(grads, reference.backward(dout, x, gamma)[:3], strict=True):
         np.testing.assert_allclose(mine, truth, atol=1e-12)
 
 
@@ -160,7 +160,7 @@ def test_eps_of_the_dict_is_used_in_both_directions():
     x, dout, gamma, beta = problem((30, 4))
     out, cache = batchnorm_forward(x, gamma, beta, {"mode": "train", "eps": 0.5})
     np.testing.assert_allclose(out, reference.forward(x, gamma, beta, eps=0.5), atol=1e-13)
-    truth = reference.backward(dout, x, gamma, eps=0.5)
+    truth = reference.backward(dout, x, gamma, eps=0.5)[:3]
     for mine, other in zip(batchnorm_backward(dout, cache), truth, strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-12)
 

@@ -16,10 +16,14 @@ USUAL = object()
 def world():
     """Fresh arguments of every kind, among them layers that have been used and ones that have not.
 
-    `memory` goes on behind x, and `dy_memory` behind dy.
+    `memory` goes on behind x, `dy_memory` behind dy, and `residual_memory` behind the residual.
     """
     w = SimpleNamespace(memory=normals(72, offset=1.0), dy_memory=normals(72, seed=1))
-    w.x, w.dy = (a[:60].reshape(4, 3, 5) for a in (w.memory, w.dy_memory))
+    w.residual_memory = normals(72, seed=4)
+    w.x, w.dy, w.residual = (
+        a[:60].reshape(4, 3, 5) for a in (w.memory, w.dy_memory, w.residual_memory)
+    )
+    w.weights = np.arange(20.0).reshape(4, 5) % 3
     w.out = np.full(w.x.shape, 7.0)
     w.weight, w.bias = normals(3, seed=2), normals(3, seed=3)
     w.mean, w.var, w.both = np.zeros(3), np.ones(3), np.ones(4)
@@ -51,6 +55,12 @@ def picture(w):
 def pick(*names, **fixed):
     """Arguments of these names; `fixed` ones are called otherwise in the world."""
     return lambda w: {name: getattr(w, fixed.get(name, name)) for name in [*names, *fixed]}
+
+
+def with_options(*names):
+    """Arguments of these names, a residual and an activation."""
+    picked = pick(*names, "residual")
+    return lambda w: picked(w) | {"activation": "leaky_relu", "negative_slope": 0.1}
 
 
 def plain(function):
@@ -113,6 +123,24 @@ CALLS = {  # name: (arguments that are right, function of the arguments)
     "train, no out": (pick("x", **RUNNING), train),
     "train, x alone": (pick("x"), train),
     "forward, x alone": (pick("x"), plain(fastbn.forward)),
+    "forward, options": (
+        with_options("x", "weight", "bias", "weights", "out"),
+        plain(fastbn.forward),
+    ),
+    "fixed, options": (
+        with_options("x", "weight", "bias", "weights", "stats"),
+        plain(fastbn.forward),
+    ),
+    "normalize, options": (
+        with_options("x", "stats", "weight", "bias", "out"),
+        plain(fastbn.normalize),
+    ),
+    "batch_stats, weights": (pick("x", "weights"), plain(fastbn.batch_stats)),
+    "layer, options": (pick("x", "residual", "weights"), lambda w, x, **g: w.layer(x, **g)),
+    "BatchNorm, activation": (
+        lambda w: {"num_features": 3, "activation": "leaky_relu", "negative_slope": 0.1},
+        plain(fastbn.BatchNorm),
+    ),
     "fixed": (pick("x", "stats", "weight", "bias", "out"), plain(fastbn.forward)),
     "normalize": (pick("x", "stats", "weight", "bias", "out"), plain(fastbn.normalize)),
     "batch_stats": (pick("x"), plain(fastbn.batch_stats)),
@@ -151,6 +179,8 @@ CALLS = {  # name: (arguments that are right, function of the arguments)
     "threads, block": (lambda w: {"k": 2}, block),
 }
 FUNCTIONS = ["train", "evaluate", "forward", "fixed", "normalize"]
+WEIGHTED = ["forward, options", "fixed, options", "batch_stats, weights", "layer, options"]
+ACTIVATED = ["forward, options", "fixed, options", "normalize, options"]
 TAKE_X = [*FUNCTIONS, "batch_stats", "layer", "layer, evaluate"]
 SEEDS = ["seed", "seed, spatial"]
 SEED_BACKWARDS = ["seed, backward", "seed, alt", "seed, spatial backward"]

@@ -1,9 +1,11 @@
 """Arrays to test with: values whose statistics are known, and every way they can lie in memory."""
 
+import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
 DTYPES = [np.float32, np.float64]
+HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
 
 
 def normals(shape, dtype=np.float64, *, seed=0, offset=0.0, scale=1.0):
@@ -111,6 +113,8 @@ def readonly(shape, dtype=np.float64):
 
 def channels_last(x):
     """The same array with its second axis innermost in memory (a view of channel_axis=1)."""
+    if x.ndim < 2:
+        return np.ascontiguousarray(x)
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
 
 
@@ -133,7 +137,7 @@ def unaligned(x, offset):
 
     There are 16 values or more before it and behind it.
     """
-    raw = np.full(x.size + 64, 7.0, x.dtype)
+    raw = np.full(x.size + 96, 7.0, x.dtype)
     start = -raw.ctypes.data % 64 // x.itemsize + 16 + offset
     return raw, raw[start : start + x.size].reshape(x.shape)
 

@@ -5,7 +5,9 @@ the last digit.
 """
 
 import math
+import operator
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,43 +37,113 @@ def inverse_deviation(var, eps):
         return np.where(var + eps == 0, 0.0, 1 / np.sqrt(var + eps))
 
 
-def statistics(x, channel_axis=1):
-    """Mean and population variance of each channel."""
-    rows = by_channel(x, channel_axis)
-    first = rows[:, :1]  # a constant channel then has a variance of exactly 0
-    rows = rows - first
-    mean = rows.mean(axis=1)
-    return first[:, 0] + mean, np.square(rows - mean[:, None]).mean(axis=1)
+def shared_weights(weights, x, channel_axis):
+    """One float64 weight a sample and position, in the order of a row of `by_channel`."""
+    shape = list(np.shape(x))
+    shape[channel_axis] = 1
+    given = np.asarray(1.0 if weights is None else weights, np.float64)
+    if given.ndim == len(shape) - 1:
+        given = np.expand_dims(given, channel_axis)
+    return np.broadcast_to(given, shape).ravel()
 
 
-def forward(x, weight=None, bias=None, *, eps=1e-5, channel_axis=1, stats=None):
-    """The normalised batch in float64; `stats` is (mean, var), by default the batch's own."""
-    rows = by_channel(x, channel_axis)
-    mean, var = stats or statistics(x, channel_axis)
-    y = (rows - np.asarray(mean)[:, None]) * inverse_deviation(np.asarray(var), eps)[:, None]
-    y = y * _column(weight, 1.0, len(rows)) + _column(bias, 0.0, len(rows))
-    return _shaped(y, x, channel_axis)
+def statistics(x, channel_axis=1, weights=None):
+    """Mean and population variance of each channel; both 0 where nothing has a weight."""
+    rows, w = by_channel(x, channel_axis), shared_weights(weights, x, channel_axis)
+    rows, w = np.compress(w > 0, rows, axis=1), w[w > 0]
+    if w.size == 0:
+        return np.zeros(len(rows)), np.zeros(len(rows))
+    shift = rows[:, :1]  # a constant channel then has a variance of exactly 0
+    shift = shift + _mean(rows - shift, w)  # the first value may be far from the others
+    mean = _mean(rows - shift, w)
+    var = _mean(np.square(rows - shift - mean), w)
+    return (shift + mean)[:, 0], var[:, 0]
 
 
-def backward(dy, x, weight=None, *, eps=1e-5, channel_axis=1, stats=None):
-    """(dx, dweight, dbias) in float64; statistics that are given are constants."""
-    rows, grad = by_channel(x, channel_axis), by_channel(dy, channel_axis)
-    mean, var = stats or statistics(x, channel_axis)
+def _mean(rows, w):
+    """The weighted mean of each row, a column."""
+    return (w * rows).sum(axis=1, keepdims=True) / w.sum()
+
+
+def _normalized(x, eps, channel_axis, stats, weights):
+    """xhat, one row a channel, and invstd, one column."""
+    mean, var = stats or statistics(x, channel_axis, weights)
     invstd = inverse_deviation(np.asarray(var), eps)[:, None]
-    xhat = (rows - np.asarray(mean)[:, None]) * invstd
-    dweight, dbias = (grad * xhat).sum(axis=1), grad.sum(axis=1)
-    inner = grad
+    return (by_channel(x, channel_axis) - np.asarray(mean)[:, None]) * invstd, invstd
+
+
+def _before_activation(xhat, weight, bias, residual, channel_axis):
+    pre = xhat * _column(weight, 1.0, len(xhat)) + _column(bias, 0.0, len(xhat))
+    return pre if residual is None else pre + by_channel(residual, channel_axis)
+
+
+def _activate(pre, activation, negative_slope):
+    """PyTorch's `relu` and `leaky_relu`."""
+    if activation == "relu":
+        return np.maximum(pre, 0.0)
+    return np.where(pre > 0, pre, negative_slope * pre) if activation else pre
+
+
+def _through_activation(grad, pre, activation, negative_slope):
+    """The gradient before the activation, at 0 and NaN what PyTorch's is."""
+    if activation == "relu":
+        return np.where(pre <= 0, 0.0, grad)
+    return np.where(pre > 0, grad, negative_slope * grad) if activation else grad
+
+
+def forward(
+    x, weight=None, bias=None, *, eps=1e-5, channel_axis=1, stats=None, weights=None,
+    residual=None, activation=None, negative_slope=0.01,
+):  # fmt: skip
+    """The normalised batch in float64.
+
+    `stats` is (mean, var), by default the batch's own: then `weights` say what a value counts.
+    """
+    xhat, _ = _normalized(x, eps, channel_axis, stats, weights)
+    pre = _before_activation(xhat, weight, bias, residual, channel_axis)
+    return _shaped(_activate(pre, activation, negative_slope), x, channel_axis)
+
+
+class Grads(NamedTuple):
+    """Gradients in float64; that of the residual is the one before the activation."""
+
+    dx: np.ndarray
+    dweight: np.ndarray
+    dbias: np.ndarray
+    dresidual: np.ndarray
+
+
+def backward(
+    dy, x, weight=None, bias=None, *, eps=1e-5, channel_axis=1, stats=None, weights=None,
+    residual=None, activation=None, negative_slope=0.01,
+):  # fmt: skip
+    """Gradients of `forward`; statistics that are given are constants.
+
+    What has neither weight nor gradient takes part in nothing, even where it is NaN.
+    """
+    xhat, invstd = _normalized(x, eps, channel_axis, stats, weights)
+    pre = _before_activation(xhat, weight, bias, residual, channel_axis)
+    g = _through_activation(by_channel(dy, channel_axis), pre, activation, negative_slope)
+    dresidual = _shaped(g, x, channel_axis)
     if stats is None:
-        inner = grad - grad.mean(axis=1)[:, None] - xhat * (grad * xhat).mean(axis=1)[:, None]
-    dx = _column(weight, 1.0, len(rows)) * invstd * inner
-    return _shaped(dx, x, channel_axis), dweight, dbias
+        w = shared_weights(weights, x, channel_axis)
+        g = g if w.any() else np.zeros_like(g)  # without statistics x has no part in the output
+        xhat = np.where((w == 0) & (g == 0), 0.0, xhat)
+    dweight, dbias = (g * xhat).sum(axis=1), g.sum(axis=1)
+    if stats is None:
+        share = np.divide(w, w.sum(), out=np.zeros_like(w), where=w > 0)
+        g = g - np.where(w > 0, share * (dbias[:, None] + xhat * dweight[:, None]), 0.0)
+    dx = _column(weight, 1.0, len(g)) * invstd * g
+    return Grads(_shaped(dx, x, channel_axis), dweight, dbias, dresidual)
 
 
-def running(old_mean, old_var, x, momentum, *, channel_axis=1, ddof=1):
+def running(old_mean, old_var, x, momentum, *, channel_axis=1, ddof=1, weights=None):
     """Running mean and variance after a batch; momentum is the weight of the new value."""
-    mean, var = statistics(x, channel_axis)
-    n = np.size(x) // len(mean)
-    new_var = var * n / (n - ddof)
+    mean, var = statistics(x, channel_axis, weights)
+    count = shared_weights(weights, x, channel_axis).sum()
+    if count == 0:
+        return np.asarray(old_mean, np.float64), np.asarray(old_var, np.float64)
+    new_var = var * count / (count - ddof) if count >= 2 else var
     return (
         (1 - momentum) * np.asarray(old_mean, np.float64) + momentum * mean,
         (1 - momentum) * np.asarray(old_var, np.float64) + momentum * new_var,
@@ -96,44 +168,94 @@ def _rsqrt(v, bits=256):
     return Fraction(math.isqrt((v.denominator << (2 * shift)) // v.numerator), 1 << shift)
 
 
+def _combine(*terms):
+    """Sums of (Fraction, integers) products, entry by entry: integers and their denominator."""
+    denominator = math.lcm(*(factor.denominator for factor, _ in terms))
+    whole = [int(factor * denominator) for factor, _ in terms]
+    columns = zip(*(integers for _, integers in terms), strict=True)
+    return [sum(map(operator.mul, whole, column)) for column in columns], denominator
+
+
 def _floats(numerators, denominator):
     """Integer ratios, each rounded once."""
     return np.array([a / denominator for a in numerators])
 
 
-def exact_statistics(values):
+class _Centred:
+    """One channel: `values` are W * x - sum(w * x) in integers, times `unit` they are x - mean."""
+
+    def __init__(self, values, weights):
+        a, e = _integers(values)
+        self.weights = [1] * len(a) if weights is None else _integers(weights)[0]
+        self.count = sum(self.weights)  # W, in the weights' own unit, which cancels everywhere
+        total = sum(map(operator.mul, self.weights, a))
+        self.values = [self.count * i - total for i in a]
+        self.unit = Fraction(2) ** e / self.count
+        self.mean = self.unit * total
+        squares = sum(w * i * i for w, i in zip(self.weights, self.values, strict=True))
+        self.var = self.unit**2 * Fraction(squares, self.count)
+
+    def output(self, eps, weight, bias, residual, which=slice(None)):
+        """Integers and their denominator: what the activation is given."""
+        scale = Fraction(weight) * _rsqrt(self.var + Fraction(eps)) * self.unit
+        terms = [(scale, self.values), (Fraction(bias), [1] * len(self.values))]
+        if residual is not None:
+            z, e = _integers(residual)
+            terms.append((Fraction(2) ** e, z))
+        return _combine(*((factor, integers[which]) for factor, integers in terms))
+
+
+def _below(activation, negative_slope):
+    """The slope of an activation where it is given 0 or less."""
+    return Fraction({None: 1, "relu": 0, "leaky_relu": negative_slope}[activation])
+
+
+def _sloped(integers, pre, slope):
+    """Integers, times `slope` where `pre` is not positive; and what they are to be divided by."""
+    up, down = slope.denominator, slope.numerator
+    return [i * (up if p > 0 else down) for i, p in zip(integers, pre, strict=True)], up
+
+
+def exact_statistics(values, weights=None):
     """Mean and population variance as Fractions."""
-    a, e = _integers(values)
-    n, total = len(a), sum(a)
-    squares = sum(i * i for i in a)
-    unit = Fraction(2) ** e
-    return unit * Fraction(total, n), unit**2 * Fraction(n * squares - total * total, n * n)
+    channel = _Centred(values, weights)
+    return channel.mean, channel.var
 
 
-def exact_forward(values, eps=0.0, which=slice(None)):
-    """The normalised values (weight 1, bias 0), rounded once to float64; `which` picks some."""
-    a, e = _integers(values)
-    n, total = len(a), sum(a)
-    scale = _rsqrt(exact_statistics(values)[1] + Fraction(eps)) * Fraction(2) ** e / n
-    return _floats([(n * i - total) * scale.numerator for i in a[which]], scale.denominator)
+def exact_forward(
+    values, eps=0.0, which=slice(None), *, weights=None, weight=1.0, bias=0.0, residual=None,
+    activation=None, negative_slope=0.01,
+):  # fmt: skip
+    """The outputs of one channel, rounded once to float64; `which` picks some."""
+    pre, denominator = _Centred(values, weights).output(eps, weight, bias, residual, which)
+    y, more = _sloped(pre, pre, _below(activation, negative_slope))
+    return _floats(y, denominator * more)
 
 
-def exact_backward(grad, values, weight=1.0, eps=0.0):
+def exact_backward(
+    grad, values, weight=1.0, eps=0.0, *, bias=0.0, weights=None, residual=None, activation=None,
+    negative_slope=0.01,
+):  # fmt: skip
     """(dx, dweight, dbias) of one channel, each number rounded once to float64."""
-    (a, e), (g, f) = _integers(values), _integers(grad)
-    n, total, grad_total = len(a), sum(a), sum(g)
-    unit_a, unit_g = Fraction(2) ** e / n, Fraction(2) ** f
-    centred = [n * i - total for i in a]  # times unit_a: x - mean
-    product = sum(i * j for i, j in zip(centred, g, strict=True))
-    v = exact_statistics(values)[1] + Fraction(eps)
+    channel, (g, f) = _Centred(values, weights), _integers(grad)
+    pre, _ = channel.output(eps, weight, bias, residual)
+    g, more = _sloped(g, pre, _below(activation, negative_slope))
+    unit_g = Fraction(2) ** f / more
+    v = channel.var + Fraction(eps)
     invstd = _rsqrt(v)
-    # dx = weight * invstd * (dy - mean(dy) - (x - mean) / v * mean(dy * (x - mean)))
+    grad_total, product = sum(g), sum(map(operator.mul, channel.values, g))
+    # dx = weight * invstd * (g - w / W * (sum(g) + (x - mean) / v * sum(g * (x - mean))))
     outer = Fraction(weight) * invstd * unit_g
-    pieces = outer, outer * Fraction(grad_total, n), outer * product * unit_a**2 / (n * v)
-    denominator = math.lcm(*(p.denominator for p in pieces))
-    p, q, r = (int(piece * denominator) for piece in pieces)
-    dx = _floats([p * j - q - r * i for i, j in zip(centred, g, strict=True)], denominator)
-    return dx, float(product * unit_a * unit_g * invstd), float(grad_total * unit_g)
+    dx = _combine(
+        (outer, g),
+        (-outer * Fraction(grad_total, channel.count), channel.weights),
+        (
+            -outer * product * channel.unit**2 / (v * channel.count),
+            [*map(operator.mul, channel.weights, channel.values)],
+        ),
+    )
+    dweight = product * channel.unit * unit_g * invstd
+    return _floats(*dx), float(dweight), float(grad_total * unit_g)
 
 
 # --- differences ---------------------------------------------------------------------------------

@@ -8,7 +8,19 @@ argument. What is in `ARRAYS` is checked by `fastbn._arrays.validate`, what is i
 import numpy as np
 import pytest
 import wrong
-from calls import CALLS, FUNCTIONS, LAYERS, SEED_BACKWARDS, SEEDS, TAKE_X, THREADS, picture, world
+from calls import (
+    ACTIVATED,
+    CALLS,
+    FUNCTIONS,
+    LAYERS,
+    SEED_BACKWARDS,
+    SEEDS,
+    TAKE_X,
+    THREADS,
+    WEIGHTED,
+    picture,
+    world,
+)
 
 ARRAYS = [
     (TAKE_X, "x", wrong.X),
@@ -31,6 +43,11 @@ ARRAYS = [
     (FUNCTIONS, "out", wrong.OUT | wrong.ONTO_X),
     (["forward", "fixed"], "out", wrong.EXACTLY_X),
     (["backward"], "out", wrong.OUT | wrong.ONTO_X | wrong.EXACTLY_X | wrong.ONTO_DY),
+    (WEIGHTED, "weights", wrong.WEIGHTS),
+    (["forward, options"], "weights", wrong.IN_WEIGHTS),
+    ([*ACTIVATED, "layer, options"], "residual", wrong.RESIDUAL),
+    (["forward, options"], "out", wrong.OUT | wrong.ONTO_X | wrong.EXACTLY_X | wrong.ONTO_RESIDUAL),
+    (["normalize, options"], "out", wrong.OUT | wrong.ONTO_X),
     (["train"], "running_mean", wrong.IN_OUT),
     (["train"], "running_var", wrong.IN_OUT),
     (["train"], "weight", wrong.IN_OUT),
@@ -59,6 +76,11 @@ NUMBERS = [
     ([*FUNCTIONS, *LAYERS], "eps", wrong.NO_NUMBER | wrong.NEGATIVE | wrong.NONE),
     (["layer, replaced"], "eps", wrong.NO_NUMBER | wrong.NEGATIVE | wrong.NONE),
     (SEEDS, "eps", wrong.NO_NUMBER | wrong.NEGATIVE | wrong.NONE),
+    (
+        [*ACTIVATED, "BatchNorm, activation"],
+        "negative_slope",
+        wrong.NO_NUMBER | wrong.NEGATIVE | wrong.NONE,
+    ),
     (["train", "evaluate", "update"], "momentum", wrong.NO_NUMBER | wrong.NONE),
     ([*LAYERS, "layer, replaced"], "momentum", wrong.NO_NUMBER),
     (SEEDS, "momentum", wrong.NO_NUMBER | wrong.NONE),
@@ -70,6 +92,7 @@ NUMBERS = [
     (["layer, lazy"], "x", wrong.NO_FEATURES),
     (["load"], "num_batches_tracked", wrong.COUNT | wrong.NONE),
     (["update", *LAYERS], "nonfinite", wrong.CHOICE),
+    ([*ACTIVATED, *LAYERS], "activation", wrong.ACTIVATION),
     (THREADS, "k", wrong.NO_TEAM | wrong.NO_INTEGER | wrong.NONE),
 ]
 OTHERS = [

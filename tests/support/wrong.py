@@ -120,6 +120,24 @@ VECTOR = ARRAY | {
     "scalar": (always(1.0), ValueError, r"{0} should be 1-D.*\(\)"),
     "text alone": (always("one"), ValueError, r"{0} should be 1-D.*\(\)"),
 }
+WEIGHTS = ARRAY | {
+    "negative": (lambda a, w: a - 1, ValueError, "{0}.*-1"),
+    "minus infinity": (lambda a, w: np.where(a > 1, -np.inf, a), ValueError, "{0}.*-inf"),
+    "infinity": (lambda a, w: np.where(a > 1, np.inf, a), ValueError, "{0}.*inf"),
+    "NaN": (lambda a, w: np.where(a > 1, np.nan, a), ValueError, "{0}.*nan"),
+    "one NaN among zeros": (always(np.array([[0.0] * 4 + [np.nan]] * 4)), ValueError, "{0}.*nan"),
+    "negative integers": (always(np.full((4, 5), -1)), ValueError, "{0}.*-1"),
+    **{
+        str(shape): (always(np.ones(shape)), ValueError, "{0}.*" + re.escape(str(shape)))
+        for shape in [(), (5,), (4, 3), (5, 4), (4, 6), (0, 5), (4, 3, 5), (4, 1, 3), (1, 4, 1, 5)]
+    },
+}
+RESIDUAL = ARRAY | {
+    **{
+        str(shape): (always(np.ones(shape)), ValueError, "{0}.*" + re.escape(str(shape)))
+        for shape in [(), (5,), (4, 5), (4, 3), (1, 3, 5), (4, 1, 5), (4, 3, 1), (3, 4, 5)]
+    },
+}
 IN_PLACE = {
     "list": (always([0.0, 0.0, 0.0]), TypeError, "{0} should be a NumPy array, got list"),
     "integers": (always(np.ones(3, int)), TypeError, "{0}.*floating.*int64"),
@@ -189,6 +207,16 @@ ONTO_DY = {
     "reversed dy": (lambda a, w: w.dy[::-1], ValueError, OVERLAP + "dy"),
     "behind dy": (lambda a, w: w.dy_memory[5:65].reshape(w.x.shape), ValueError, OVERLAP + "dy"),
 }
+ONTO_RESIDUAL = {
+    "the residual": (lambda a, w: w.residual, ValueError, "out should not overlap residual"),
+    "reversed residual": (lambda a, w: w.residual[::-1], ValueError, OVERLAP + "residual"),
+    "behind the residual": (
+        lambda a, w: w.residual_memory[1:61].reshape(w.x.shape),
+        ValueError,
+        OVERLAP + "residual",
+    ),
+}
+IN_WEIGHTS = {"in out": (lambda a, w: w.out[:, 0], ValueError, "out should not overlap weights")}
 EXACTLY_X = {"x": (lambda a, w: w.x, ValueError, "out should not overlap x")}
 IN_OUT = {"in out": (lambda a, w: w.out[0, :, 0], ValueError, "out should not overlap {0}")}
 STATS = {
@@ -234,6 +262,10 @@ CHOICE = {
         "nonfinite should be one of 'propagate', 'skip', 'raise', got " + re.escape(repr(value)),
     )
     for value in ("drop", "ignore", "", None, 1, ["skip"], np.array(["skip", "raise"]))
+}
+ACTIVATION = {
+    repr(value): (always(value), ValueError, r"\bactivation should be .*" + re.escape(repr(value)))
+    for value in ("gelu", "ReLU", "relu ", "", "none", 1, False, ["relu"], np.array(["relu", "x"]))
 }
 FEATURES = {
     "0": (always(0), ValueError, "num_features should be at least 1, got 0"),

@@ -30,6 +30,7 @@ LADDER = [
     ["_kernels.passes"],
     ["_arrays", "_arrays.validate"],
     ["_arrays.layout"],
+    ["_arrays.options"],
     ["stats"],
     ["functional"],
     ["layers", "cs231n"],

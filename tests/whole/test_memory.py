@@ -4,8 +4,9 @@ import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import options
 import pytest
-from data import DTYPES, channels_last, problem
+from data import DTYPES, HALVES, channels_last, problem
 from process import run_python
 
 import fastbn
@@ -71,6 +72,38 @@ def test_peak_is_the_output(case, dtype):
     assert peak(lambda: fastbn.backward(dy, saved)) <= one
     assert peak(lambda: fastbn.backward(dy, saved, out=out)) <= SMALL
     assert peak(lambda: fastbn.backward(dy, saved, needs=(False, True, True))) <= SMALL
+
+
+@pytest.mark.usefixtures("seen")
+@pytest.mark.parametrize("dtype", [*DTYPES, *HALVES], ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("activation", ["none", "leaky"])
+@pytest.mark.parametrize("weights", [None, "mask", "real"])
+@pytest.mark.parametrize("case", CASES)
+def test_options_take_no_memory(case, weights, activation, dtype):
+    """Beyond dresidual, and one weight a sample and position: at most 8 bytes for C values."""
+    shape, axis, lie = CASES[case]
+    x, dy, weight, bias = problem(shape, np.float32, channel_axis=axis)
+    x, dy = lie(x.astype(dtype)), lie(dy.astype(dtype))
+    settings = options.settings(shape, weights, activation, True, axis=axis, dtype=dtype)
+    settings["residual"] = lie(settings["residual"])
+    out, one = np.empty_like(x), memory.room_for(x.nbytes)
+    room = SMALL + (0 if weights is None else 3 * 8 * x.size // shape[axis])
+    _, saved = fastbn.forward(x, weight, bias, **settings, out=out)  # compiles
+    fastbn.backward(dy, saved, out=out)
+
+    def forward():
+        return fastbn.forward(x, weight, bias, **settings, out=out)
+
+    assert allocated(forward)[1] <= room
+    assert allocated(forward)[2] <= room  # held by what is saved
+    assert allocated(lambda: fastbn.backward(dy, saved, out=out))[1] <= one + room
+    del settings["weights"]
+
+    def normalize():
+        return fastbn.normalize(x, saved.stats, weight, bias, **settings, out=out)
+
+    normalize()  # compiles
+    assert allocated(normalize)[1] <= SMALL
 
 
 @pytest.mark.usefixtures("seen")

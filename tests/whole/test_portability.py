@@ -7,9 +7,10 @@ the results everywhere.
 
 import numba
 import numpy as np
+import options
 import pytest
-from agreement import Oracle
-from data import DTYPES, LAYOUTS, problem
+from agreement import Oracle, assert_agreement
+from data import DTYPES, HALVES, LAYOUTS, problem
 from shapes import TINY
 
 import fastbn
@@ -39,6 +40,15 @@ def test_any_array(memory, dtype):
     y, saved = fastbn.forward(x)
     Oracle(x).check_output(y)
     Oracle(x).check_stats(saved.stats)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, *HALVES], ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("name", TINY)
+def test_options(name, dtype):
+    shape, axis, _ = TINY[name]
+    x, dy, weight, bias = problem(shape, dtype, channel_axis=axis, offset=2.0)
+    settings = options.settings(shape, "real", "leaky", True, axis=axis, dtype=dtype)
+    assert_agreement(x, dy, weight, bias, **settings)
 
 
 def test_layer():
