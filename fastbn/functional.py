@@ -177,13 +177,12 @@ def normalize(
     b = _parameter("bias", bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
     mean, second, count = _given(stats, layout.channels)
-    asked = None
+    asked = more = None
     if residual is not None or activation is not None or negative_slope is not SLOPE:
         asked = _options.checked(layout, None, residual, activation, negative_slope)
         residual = asked.residual
     if out is not None:
         _check_out(out, layout, x, x=x, weight=weight, bias=bias, residual=residual)
-    more = None
     if asked is not None:
         flat, layout = _beside(x, flat, layout, asked)
         more = _options.of_pass(asked, layout)
@@ -353,12 +352,13 @@ def forward_any(
     w = _parameter(names[0], weight, 1.0, layout)
     b = _parameter(names[1], bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
-    asked = residual = more = None
+    asked = more = None
+    beside = {}
     if options is not None:
         asked = _options.checked(layout, *options)
-        residual = asked.residual
+        beside = {"weights": asked.weights and asked.weights.given, "residual": asked.residual}
     if out is not None:
-        _check_out(out, layout, None, x=x, weight=weight, bias=bias, residual=residual)
+        _check_out(out, layout, None, x=x, weight=weight, bias=bias, **beside)
     if stats is not None:
         task = passes.WRITE
         mean, second, count = _given(stats, layout.channels)
@@ -451,59 +451,36 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     residual = None if asked is None else asked.residual
     if out is not None:
         _check_out(out, layout, dy, dy=dy, x=saved.x, weight=saved._weight, residual=residual)
-    channels = layout.channels
-    if layout.plan is None:
-        empty = _layout.finish(layout, _layout.target(layout, out, saved.x)[1], out)
-        zeros = np.zeros((2, channels), layout.compute)
-        return _grads(needs, empty, zeros[0], zeros[1], None if residual is None else empty.copy())
     if not _layout.suits(layout, dy):
         layout = _layout.widened(layout)
-    x, flat = _layout.flatten(saved.x, layout), _layout.flatten(dy, layout)
     weightless = asked is not None and asked.weights is not None and asked.weights.sum == 0.0
-    fixed = saved.fixed or weightless
-    task = passes.FIXED if fixed else 0
-    if needs[1] or needs[2] or not fixed:
+    # Without any weight nothing but the residual has a gradient.
+    task = passes.FIXED if saved.fixed or weightless else 0
+    if needs[1] or needs[2] or not task:
         task |= passes.REDUCE
-    values: Any = x
-    dx: Any = None
-    dresidual: Any = None
+    x, flat = _layout.flatten(saved.x, layout), _layout.flatten(dy, layout)
+    dx: Any = (x, None)  # flat, and in shape
+    also: Any = (None, None)
     if needs[0] or residual is not None:
         task |= passes.WRITE
-        values, dx = _layout.target(layout, out if needs[0] else None, x, flat)
-    more = None
-    if asked is not None:
-        also = None
-        if residual is not None:
-            also, dresidual = _layout.target(layout, None, values)
-        more = _options.of_pass(asked, layout, also, saved._bias)
-    dweight = memory.vector(channels, layout.compute)
-    dbias = memory.vector(channels, layout.compute)
-    passes.backward(
-        layout.plan,
-        task,
-        x,
-        flat,
-        values,
-        saved._weight,
-        saved.buffer,
-        dweight,
-        dbias,
-        more=more,
-    )
-    if weightless and not saved.fixed:
-        values[:] = dweight[:] = dbias[:] = 0
-    dx = _layout.finish(layout, dx, out) if needs[0] else None
+        dx = _layout.target(layout, out if needs[0] else None, x, flat)
     if residual is not None:
-        dresidual = _layout.finish(layout, dresidual, None)
-    return _grads(needs, dx, dweight, dbias, dresidual)
-
-
-def _grads(needs, dx, dweight, dbias, dresidual) -> Grads:
+        also = _layout.target(layout, None, dx[0])
+    dweight = memory.vector(layout.channels, layout.compute)
+    dbias = memory.vector(layout.channels, layout.compute)
+    if layout.plan is not None:
+        more = None if asked is None else _options.of_pass(asked, layout, also[0], saved._bias)
+        given = saved._weight, saved.buffer, dweight, dbias
+        passes.backward(layout.plan, task, x, flat, dx[0], *given, more=more)
+    if layout.plan is None or (weightless and not saved.fixed):
+        dweight[:] = dbias[:] = 0
+        if needs[0]:
+            dx[0][:] = 0
     return Grads(
-        dx if needs[0] else None,
+        _layout.finish(layout, dx[1], out) if needs[0] else None,
         dweight if needs[1] else None,
         dbias if needs[2] else None,
-        dresidual,
+        None if residual is None else _layout.finish(layout, also[1], None),
     )
 
 

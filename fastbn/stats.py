@@ -246,7 +246,7 @@ def update_running_stats(
     momentum : float, default 0.1
         Weight of the batch.
     ddof : int, default 1
-        1 takes the unbiased variance (the population variance where ``count <= 1``), 0 the
+        1 takes the unbiased variance (the population variance where ``count < 2``), 0 the
         population variance.
     nonfinite : {"propagate", "skip", "raise"}
         What to do if any mean or variance of the batch is NaN or infinite: go on, leave all
@@ -287,10 +287,15 @@ def move_running_stats(
     ``ordinary``: the two are an `validate.ordinary_pair`; else either may be None. Returns whether
     the statistics were taken.
     """
-    if ordinary and nonfinite == "propagate" and count > ddof:
-        passes.move(running_mean, running_var, buffer, count - ddof, momentum)
+    if ordinary and nonfinite == "propagate" and count > 0:
+        passes.move(running_mean, running_var, buffer, _divisor(count, ddof), momentum)
         return True
     return _move(running_mean, running_var, buffer, count, momentum, ddof, nonfinite)
+
+
+def _divisor(count: float, ddof: float) -> float:
+    """What m2 is divided by: weights of total 1.001 would multiply it by 1000."""
+    return count - ddof if count >= 1.0 + ddof else count
 
 
 def _move(running_mean, running_var, batch, count, momentum, ddof, nonfinite) -> bool:
@@ -299,7 +304,7 @@ def _move(running_mean, running_var, batch, count, momentum, ddof, nonfinite) ->
         return False
     mean, m2 = batch[0], batch[1]
     with np.errstate(all="ignore"):
-        var = m2 / (count - ddof if count > ddof else count)
+        var = m2 / _divisor(count, ddof)
         if nonfinite != "propagate":
             bad = np.flatnonzero(~(np.isfinite(mean) & np.isfinite(var)))
             if bad.size and nonfinite == "skip":

@@ -23,7 +23,8 @@ class Weights(NamedTuple):
     values: np.ndarray  # times a power of two: none is above 2; a vector of zeros at each end
     places: np.ndarray  # where the first channel has weights
     sum: float  # of the values
-    total: float  # of the weights as they are given
+    given: np.ndarray  # the weights themselves
+    total: float  # of these, for all values of a channel
 
 
 class Options(NamedTuple):
@@ -65,22 +66,34 @@ def beside(given, layout: Layout) -> Weights:
         raise TypeError(f"weights should be an array of real numbers, got dtype {given.dtype}")
     wide = _broadcast(given, layout)
     least, most = (float(f(given)) if given.size else 0.0 for f in (np.min, np.max))
-    total = float(np.sum(given, dtype=np.float64)) * (wide.size // max(1, given.size))
+    total = _sum(wide)
     if not (least >= 0.0 and total < math.inf):
         what = f"{least} to {most}, in total {total}"
         raise ValueError(f"weights should be at least 0, and their total finite, got {what}")
-    # The unit of weights means nothing but for the count: products of large ones might overflow.
+    # The unit of weights means nothing but for the total: products of large ones might overflow.
     exponent = math.frexp(most)[1] - 1 if most else 0
     lanes = VECTOR_BYTES // layout.compute.itemsize
     room = memory.vector(wide.size + 2 * lanes, layout.compute)
     room[:lanes] = room[room.size - lanes :] = 0
     values = room[lanes : room.size - lanes]
-    lies = values.reshape(wide.shape)
     if exponent:
-        np.ldexp(wide.astype(np.float64), -exponent, out=lies, casting="same_kind")
-    else:
-        lies[...] = wide
-    return Weights(room, _places(values, layout), float(np.sum(values, dtype=np.float64)), total)
+        wide = np.ldexp(wide.astype(np.float64), -exponent)
+    values.reshape(wide.shape)[...] = wide
+    return Weights(room, _places(values, layout), _sum(values), given, total)
+
+
+def _sum(values: np.ndarray) -> float:
+    """The sum in float64, first halves on second ones: NumPy's own follows the processor."""
+    if values.dtype.kind == "b":
+        return float(np.count_nonzero(values))
+    rest = np.array(values, np.float64).ravel()
+    with np.errstate(all="ignore"):
+        while rest.size > 1:
+            half = rest.size // 2
+            odd = rest[2 * half :]
+            rest = rest[:half] + rest[half : 2 * half]
+            rest[:1] += odd if odd.size else 0.0
+    return float(rest[0]) if rest.size else 0.0
 
 
 def _broadcast(given: np.ndarray, layout: Layout) -> np.ndarray:
@@ -124,7 +137,7 @@ def of_pass(
     if options.weights is not None:
         task, total = task | passes.WEIGHTED, options.weights.sum
         arrays |= {"weights": options.weights.values, "places": options.weights.places}
-    if options.residual is not None:
+    if options.residual is not None and layout.size:
         task |= passes.RESIDUAL
         arrays["residual"] = _layout.flatten(options.residual, layout)
     return passes.options(task, total, options.slope, **arrays)

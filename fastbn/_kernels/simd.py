@@ -432,6 +432,42 @@ class RunSum:
 _AFFINE = ("operands", "o", "coefficients", "p", "w")
 
 
+def _emit_affine(emit, pair, twice, nontemporal):
+    """What `_make_affine` says."""
+    builder, values, found = emit.builder, emit.values, {}
+    o, p, w = values["o"], values["p"], values["w"]
+    first = emit.before(values["k"]) if pair else None
+
+    def coefficient(name):
+        if name not in found and pair:
+            here, there = emit.element(name, p), emit.element(name, values["q"])
+            found[name] = builder.select(first, here, there)
+        elif name not in found:
+            found[name] = emit.load(name, p)
+        return found[name]
+
+    def weights(further):
+        if not emit.has("weights"):
+            return None
+        here = emit.load("weights", builder.add(w, further))
+        if not pair:
+            return here
+        there = emit.load("weights", builder.sub(values["v"], values["k"]))
+        return builder.select(first, here, there)
+
+    ways = (ir.Constant(o.type, 0), *((values["distance"],) if twice else ()))
+    places = [builder.add(o, way) for way in ways]
+    # Before anything is stored: 4 KiB aliasing would have a load wait for a store before it.
+    written = [
+        emit.affine(place, coefficient, weights(way))
+        for place, way in zip(places, ways, strict=True)
+    ]
+    for place, (result, before) in zip(places, written, strict=True):
+        emit.store(result, "out", place, nontemporal)
+        if emit.has("dresidual"):
+            emit.store(before, "dresidual", place, nontemporal)
+
+
 def _make_affine(size=VECTOR_BYTES, nontemporal=False, pair=False, twice=False):
     """``affine(operands, o, coefficients, p, w)``: write a vector, from o on: see `Emitter.affine`.
 
@@ -444,40 +480,7 @@ def _make_affine(size=VECTOR_BYTES, nontemporal=False, pair=False, twice=False):
 
     def codegen(context, builder, signature, args):
         emit = Emitter(context, builder, names, signature, args, size)
-        values, found = emit.values, {}
-        o, p, w = values["o"], values["p"], values["w"]
-        first = emit.before(values["k"]) if pair else None
-
-        def coefficient(name):
-            if name in found:
-                return found[name]
-            if pair:
-                here, there = emit.element(name, p), emit.element(name, values["q"])
-                found[name] = builder.select(first, here, there)
-            else:
-                found[name] = emit.load(name, p)
-            return found[name]
-
-        def weights(further):
-            if not emit.has("weights"):
-                return None
-            here = emit.load("weights", builder.add(w, further))
-            if not pair:
-                return here
-            there = emit.load("weights", builder.sub(values["v"], values["k"]))
-            return builder.select(first, here, there)
-
-        ways = (ir.Constant(o.type, 0), *((values["distance"],) if twice else ()))
-        # Before anything is stored: 4 KiB aliasing would have a load wait for a store before it.
-        places = [builder.add(o, way) for way in ways]
-        written = [
-            emit.affine(place, coefficient, weights(way))
-            for place, way in zip(places, ways, strict=True)
-        ]
-        for place, (result, before) in zip(places, written, strict=True):
-            emit.store(result, "out", place, nontemporal)
-            if emit.has("dresidual"):
-                emit.store(before, "dresidual", place, nontemporal)
+        _emit_affine(emit, pair, twice, nontemporal)
         return context.get_dummy_value()
 
     index = types.uintp

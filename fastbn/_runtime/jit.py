@@ -196,7 +196,7 @@ class Field(NamedTuple):
     size: int | None  # 0 or 1; None: a number
 
 
-def gather(source: np.dtype, target: type, **fields) -> Callable:
+def gather(source: np.dtype, target: Any, **fields) -> Callable:
     """A function ``(address, size, other size)``: a named tuple of what a record has, or points to.
 
     Fields are of type `Field`, or constants; those that are not named are None. One operation

@@ -133,8 +133,8 @@ OVERRUNS = {
     ),
     "a row too many in columns": (
         "columns.py",
-        "    for _ in range(rows):\n        for k in",
-        "    for _ in range(rows + ONE):\n        for k in",
+        "    for _ in range(rows):\n        _beside",
+        "    for _ in range(rows + ONE):\n        _beside",
         "AssertionError",  # of a result: what it reads exists
     ),
     "a value too many in columns": (
@@ -145,8 +145,8 @@ OVERRUNS = {
     ),
     "a coefficient too few": (
         "columns.py",
-        "    size = plan.write_width + lanes\n",
-        "    size = plan.write_width\n",
+        "    return start, plan.write_width + lanes\n",
+        "    return start, plan.write_width\n",
         "IndexError",
     ),
     "a part of the workspace too small": (
@@ -157,7 +157,7 @@ OVERRUNS = {
     ),
     "a non-temporal store beside a line": (
         "rows.py",
-        "head = min(stop, o + to_line(out, o)) if plan.aligned != ZERO else o",
+        "head = min(stop, o + to_line(operands.out, o)) if plan.aligned != ZERO else o",
         "head = o",
         "ValueError: a non-temporal store",
     ),

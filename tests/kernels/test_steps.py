@@ -2,6 +2,8 @@
 
 import itertools
 
+import ml_dtypes
+import numpy as np
 from numba.core.bytecode import FunctionIdentity
 from process import run_python
 
@@ -19,10 +21,12 @@ def test_steps_have_symbols_of_their_own(monkeypatch):
 
 def test_the_steps_are_those_that_passes_ask_for():
     asked = set()
-    for itemsize in (4, 8):
+    for storage in ("float32", "float64", "float16", "bfloat16"):
+        dtype = np.dtype(getattr(ml_dtypes, storage, storage))
+        itemsize = max(4, dtype.itemsize)
         for shape in ((40, 3, 500), (40, 3, 20), (40, 3), (1, 3, 20)):
             for task in range(16):
-                plan = schedule.plan(shape, 1, itemsize)
+                plan = schedule.plan(shape, 1, itemsize, dtype)
                 asked |= set(passes._keys(plan, task).values())
     assert asked == set(steps.keys())
 
