@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._kernels import passes
+from .._kernels import weights as kernels
 from .._kernels.abi import VECTOR_BYTES
 from .._runtime import errors, memory
 from . import layout as _layout
@@ -15,12 +16,13 @@ from .layout import Layout
 SLOPE = 0.01  # of leaky_relu, unless another is asked for
 ACTIVATIONS = {"relu": passes.RELU, "leaky_relu": passes.LEAKY_RELU}
 PLACES = 8  # values with a weight, from which a shift is taken
+MODERATE = 32  # powers of two up to which the mean of weights is far from what overflows
 
 
 class Weights(NamedTuple):
     """A weight for each value of a channel, beside the values as they lie in memory."""
 
-    values: np.ndarray  # times a power of two: none is above 2; a vector of zeros at each end
+    values: np.ndarray  # times a power of two, perhaps; and a vector of zeros at each end
     places: np.ndarray  # where the first channel has weights
     sum: float  # of the values
     given: np.ndarray  # the weights themselves
@@ -65,35 +67,35 @@ def beside(given, layout: Layout) -> Weights:
     if given.dtype.kind not in "fiub" and given.dtype.name != "bfloat16":
         raise TypeError(f"weights should be an array of real numbers, got dtype {given.dtype}")
     wide = _broadcast(given, layout)
-    least, most = (float(f(given)) if given.size else 0.0 for f in (np.min, np.max))
-    total = _sum(wide)
-    if not (least >= 0.0 and total < math.inf):
-        what = f"{least} to {most}, in total {total}"
-        raise ValueError(f"weights should be at least 0, and their total finite, got {what}")
-    # The unit of weights means nothing but for the total: products of large ones might overflow.
-    exponent = math.frexp(most)[1] - 1 if most else 0
     lanes = VECTOR_BYTES // layout.compute.itemsize
     room = memory.vector(wide.size + 2 * lanes, layout.compute)
     room[:lanes] = room[room.size - lanes :] = 0
     values = room[lanes : room.size - lanes]
-    if exponent:
-        wide = np.ldexp(wide.astype(np.float64), -exponent)
-    values.reshape(wide.shape)[...] = wide
-    return Weights(room, _places(values, layout), _sum(values), given, total)
+    total = summed = _take(wide, 1.0, values)
+    if wide.dtype == np.float64 != layout.compute:
+        total = _take(wide, 1.0, memory.vector(wide.size))
+    if not 0.0 <= total < math.inf:
+        what = f"at least one of {given.min()}" if total < 0.0 else f"a total of {total}"
+        raise ValueError(f"weights should be at least 0, and their total finite, got {what}")
+    # The unit of weights means nothing but for the total: products of large ones might overflow.
+    exponent = math.frexp(total / wide.size)[1] if total else 0
+    if abs(exponent) > MODERATE:
+        summed = _take(wide, math.ldexp(1.0, -exponent), values)
+    places = np.zeros(PLACES, np.uintp)
+    if summed:
+        run = math.prod(layout.lies[layout.position + 1 :])
+        kernels.find_places(values, layout.channels, run, places)
+    return Weights(room, places, summed, given, total)
 
 
-def _sum(values: np.ndarray) -> float:
-    """The sum in float64, first halves on second ones: NumPy's own follows the processor."""
-    if values.dtype.kind == "b":
-        return float(np.count_nonzero(values))
-    rest = np.array(values, np.float64).ravel()
-    with np.errstate(all="ignore"):
-        while rest.size > 1:
-            half = rest.size // 2
-            odd = rest[2 * half :]
-            rest = rest[:half] + rest[half : 2 * half]
-            rest[:1] += odd if odd.size else 0.0
-    return float(rest[0]) if rest.size else 0.0
+def _take(given: np.ndarray, factor: float, values: np.ndarray) -> float:
+    """`kernels.take` of what lies in memory in any way, in a few types."""
+    if given.dtype.kind == "b":
+        given = given.view(np.uint8)
+    elif given.dtype not in (np.float32, np.float64) or not given.dtype.isnative:
+        given = given.astype(np.float64)
+    flat = np.require(given, requirements=("C", "A", "W")).reshape(-1)
+    return kernels.take(flat, values.dtype.type(factor), values, np.empty(64))
 
 
 def _broadcast(given: np.ndarray, layout: Layout) -> np.ndarray:
@@ -116,16 +118,6 @@ def _broadcast(given: np.ndarray, layout: Layout) -> np.ndarray:
     if layout.order is None:
         return wide
     return wide.transpose([i - (i > axis) for i in layout.order if i != axis])
-
-
-def _places(values: np.ndarray, layout: Layout) -> np.ndarray:
-    """Some values of the first channel that have a weight, spread over all of them."""
-    found = np.flatnonzero(values)
-    if not found.size:
-        return np.zeros(PLACES, np.uintp)
-    chosen = found[np.arange(PLACES) * found.size // PLACES]
-    run = math.prod(layout.lies[layout.position + 1 :])
-    return ((chosen // run) * (layout.channels * run) + chosen % run).astype(np.uintp)
 
 
 def of_pass(

@@ -26,6 +26,8 @@ UNROLL, CHAIN = 2, 8
 # into one set of the nearest cache: (32, 256, 14, 14) takes 500 us from 8, 200 from 4 (AMD EPYC,
 # 2026-11).
 INTERLEAVED, INTERLEAVED_BOTH = 8, 4
+# Values that are written too many behind weights beside the columns: of 16 samples, or of two runs.
+BEYOND = 320
 # How far ahead of a sum memory is asked for, where a processor does not guess by itself what comes
 # next: at one place of memory, or at rows far from each other. On one thread, sums for gradients of
 # (2, 8737, 196) take 830 us without, 500 with; of (100352, 64) 1290 and 1020; outputs and runs at
@@ -80,6 +82,7 @@ class Operands(NamedTuple):
     residual: Any
     dresidual: Any
     slope: Any  # of an activation below 0; False for none, where 0 takes its place
+    masked: Any  # True: x counts as 0 where dy is, in sums, for it may be NaN under a weight of 0
 
 
 class Coefficients(NamedTuple):

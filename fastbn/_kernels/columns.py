@@ -8,7 +8,7 @@ whole row is a shorter row.
 import numpy as np
 
 from .._runtime.jit import apart, array_at, inlined, inner, record_at, span
-from .abi import ALIASING_BYTES, STEPS
+from .abi import ALIASING_BYTES, BEYOND, STEPS
 from .simd import (
     FOUR,
     ONE,
@@ -31,45 +31,73 @@ from .simd import (
     part,
     repeat,
     runs_at_once,
+    spread_samples,
     stores_past_caches,
     to_line,
     weighted_by,
 )
 
-ALIASING = np.uintp(ALIASING_BYTES)
+ALIASING, BEYOND_ALL = np.uintp(ALIASING_BYTES), np.uintp(BEYOND)
+
+
+@inner
+def _repeat_run(weights, w, run, n, out, j):
+    """The weights of a run, as often as fills n values from ``out[j]`` on, and some beyond."""
+    lanes = lanes_of(out)
+    for k in range(ZERO, run + lanes, run):
+        for i in range(ZERO, run, lanes):
+            copy_vector(out, weights, j + k + i, w + i)
+    step, phase, first = lanes % run, ZERO, (run + lanes) // lanes * lanes
+    phase = first % run
+    for k in range(first, n, lanes):  # from the first ones
+        copy_vector(out, out, j + k, j + phase)
+        phase += step
+        if phase >= run:
+            phase -= run
 
 
 @apart
-def _spread(weights, plan, o, distance, count, n, out):
-    """The weights of n values from o on, and of rows ``distance`` values behind one another.
+def _spread(weights, plan, o, distance, n, rows, out):
+    """The weights of n values from o on, and so far apart in so many rows, one after the other.
 
-    So many rows of ``out``, as the values lie. What a vector leaves beyond its place is written
-    over by what follows.
+    What a vector leaves beyond its place is written over by what follows; there is room for
+    `abi.BEYOND` values behind the last one.
     """
     channels, run, lanes = plan.channels, plan.run, lanes_of(out)
-    longest = channels if run == ONE else run
-    for row in range(count):
+    if n == distance:
+        n, rows = n * rows, ONE
+    for row in range(rows):
         sample, place = o // (channels * run), o % (channels * run)
-        c, w = place // run, lanes + sample * run
-        length = channels - c if run == ONE else run
-        j, stop = row * plan.weights_columns, row * plan.weights_columns + n
+        w, length, j, stop = lanes + sample * run, channels * run - place, row * n, row * n + n
+        if run == ONE and channels <= lanes:
+            while j < stop:  # from a sample's first channel on
+                spread_samples(out, weights, j, w, channels)
+                j, w = j + lanes * channels, w + lanes
         while j < stop:
-            for i in range(ZERO, min(length, stop - j), lanes):
-                if run == ONE:
+            if run == ONE:
+                for i in range(ZERO, min(length, stop - j), lanes):
                     repeat(out, weights, j + i, w)
-                else:
-                    copy_vector(out, weights, j + i, w + i)
-            j, c, length = j + length, c + ONE, longest
-            if run == ONE or c == channels:
-                c, w = ZERO, w + run
+            else:
+                _repeat_run(weights, w, run, min(length, stop - j), out, j)
+            j, w, length = j + length, w + run, channels * run
         o += distance
 
 
 @inner
-def _beside(weights, plan, o, distance, count, n, out):
+def _beside(weights, plan, o, distance, n, rows, out):
     """Put the weights of some rows, if there are any, where they lie as the columns do."""
     if weights is not None:
-        _spread(weights, plan, o, distance, count, n, out)
+        _spread(weights, plan, o, distance, n, rows, out)
+
+
+@inner
+def _apart_by(weights, plan, rows):
+    """How far rows lie from each other that are summed at once.
+
+    Short ones lie together, if there are weights, which then are spread at once.
+    """
+    alone = weights is None or plan.width == plan.channels * plan.run
+    return rows * plan.width if alone else plan.width
 
 
 @inner
@@ -82,28 +110,29 @@ def _add_interleaved(plan, o, stop, n, operands, weighted, coefficients, s1, s2,
     in float64, and only those.
     """
     width, lanes, at_once = plan.width, lanes_of(operands), runs_at_once(operands)
-    rows, below = (stop - o) // (at_once * width), plan.weights_columns
-    distance = rows * width
+    rows = (stop - o) // (at_once * width)
+    distance = _apart_by(operands.weights, plan, rows)
+    further = width if distance == rows * width else at_once * width
+    rest = o + at_once * rows * width
     for _ in range(rows):
-        _beside(operands.weights, plan, o, distance, at_once, n, weighted.weights)
+        _beside(operands.weights, plan, o, distance, n, at_once, weighted.weights)
         for k in range(vectors):
             if chosen is None:
                 j = k * lanes
-                add_rows(weighted, o, coefficients, s1, s2, j, j, distance, below)
+                add_rows(weighted, o, coefficients, s1, s2, j, j, distance, n)
             else:
                 j = np.uintp(chosen[k])
-                add_rows_exactly(weighted, o, coefficients, s1, s2, j, j, distance, below)
-        o += width
-    o += (at_once - ONE) * distance
-    left = (stop - o) // width
-    _beside(operands.weights, plan, o, width, left, n, weighted.weights)
+                add_rows_exactly(weighted, o, coefficients, s1, s2, j, j, distance, n)
+        o += further
+    left = (stop - rest) // width
+    _beside(operands.weights, plan, rest, width, n, left, weighted.weights)
     for k in range(vectors if left != ZERO else ZERO):
         if chosen is None:
             j = k * lanes
-            add_few(weighted, o, coefficients, s1, s2, j, j, width, below, left)
+            add_few(weighted, rest, coefficients, s1, s2, j, j, width, n, left)
         else:
             j = np.uintp(chosen[k])
-            add_few_exactly(weighted, o, coefficients, s1, s2, j, j, width, below, left)
+            add_few_exactly(weighted, rest, coefficients, s1, s2, j, j, width, n, left)
 
 
 @apart
@@ -117,7 +146,7 @@ def _add_exactly(plan, o, stop, n, operands, weighted, coefficients, s1, s2):
     lanes = lanes_of(operands)
     whole = n // lanes * lanes
     while o < stop:
-        _beside(operands.weights, plan, o, ZERO, ONE, n, weighted.weights)
+        _beside(operands.weights, plan, o, n, n, ONE, weighted.weights)
         for j in range(ZERO, whole, lanes):
             add_exactly(weighted, o, coefficients, s1, s2, j, j)
         for j in range(whole, n):
@@ -385,11 +414,14 @@ def _write_part(plan, past_caches, o, stop, operands, coefficients):
 def _write_weighted(plan, past_caches, o, stop, operands, weighted, coefficients):
     """Write the output from o to ``stop``, so much at once as there is room for the weights of."""
     run, width, lanes = plan.run, plan.write_width, lanes_of(operands)
-    most = (plan.weights_room - run) // lanes * lanes - TWO * lanes
+    # Where weights begin: with a run, or with a sample of few values.
+    unit = plan.channels * run if plan.channels * run <= lanes else run
+    most = (plan.weights_room - BEYOND_ALL) // lanes * lanes
     while o < stop:
         head = min(stop, o + to_line(operands.out, o)) if plan.aligned != ZERO else o
-        end, start = min(stop, head + most), o - o % run
-        _spread(operands.weights, plan, start, ZERO, ONE, end - start, weighted.weights)
+        end, start = min(stop, head + most), o - o % unit
+        n = end - start
+        _spread(operands.weights, plan, start, n, n, ONE, weighted.weights)
         _write_values(o, head, width, weighted, coefficients, ZERO - start)
         _write_one_place(plan, past_caches, head, end, weighted, coefficients, ZERO - start)
         o = end

@@ -178,7 +178,7 @@ def _terms(operands, o, n, coefficients, exact=False, w=None):
     if operands.slope is not None:
         level = coefficients.factor, coefficients.level
         dy = _activate(operands, _before_activation(operands, o, x - shift, *level), dy)
-    if operands.weights is not None:
+    if operands.masked is not None:
         d = np.where(dy == 0, zero, d)
     return dy.astype(wide), d
 
@@ -372,6 +372,14 @@ def weighted_by(operands, address, size, start, n):
 
 def copy_vector(out, x, j, i):
     _store(out, j, _load(x, i, _lanes(out)))
+
+
+def spread_samples(out, x, j, i, channels):
+    _store(out, j, np.repeat(_load(x, i, _lanes(out)), int(channels)))
+
+
+def add_vector(sums, x, j, i):
+    _store(sums, j, _load(sums, j, 8) + _load(x, i, 8))
 
 
 def repeat(out, values, j, c):

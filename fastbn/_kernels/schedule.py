@@ -15,7 +15,7 @@ import numpy as np
 
 from .._runtime import caches
 from . import abi
-from .abi import INTERLEAVED, VECTOR_BYTES
+from .abi import BEYOND, INTERLEAVED, VECTOR_BYTES
 
 SHORT_SAMPLE = 512  # values of a sample; short runs of shorter ones are summed by columns
 BLOCK = 16384  # values in a block: 64 to 128 KB, a few microseconds
@@ -28,6 +28,7 @@ WRITE_COLUMNS = 512  # columns up to which narrow samples are put side by side t
 # in 98 blocks, 71 us in 2; (1568, 2048) 593 in ones of half the size, 535 in these.
 TILE_VALUES, MIN_TILES, MAX_TILES = 1 << 18, 8, 128
 WEIGHTED = 512  # columns at once, or a tile, of several rows of which the weights fit 16 KB
+BESIDE = 2048  # values beside which there are weights, at least, where an output is written
 MAX_SUMS = 1 << 16  # partial sums of an array's columns, which one thread merges
 MAX_PARTS = 512
 LARGE = 65536  # values from which a team of threads pays for its launch
@@ -178,7 +179,7 @@ def _by_columns(n: int, c: int, run: int, itemsize: int) -> dict[str, int]:
         "tile": tile,
         "tile_room": _whole_lines(min(width, at_once)),
         "weights_columns": weighted,
-        "weights_room": _whole_lines(INTERLEAVED * max(weighted, UNIT) + VECTOR_BYTES),
+        "weights_room": _whole_lines(max(INTERLEAVED * weighted, BESIDE) + BEYOND),
         "height": height,
         "pieces": 1,
         "units": _ceil(width, tile),

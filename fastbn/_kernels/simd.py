@@ -239,7 +239,7 @@ class Emitter:
         EPYC, 2026-11). So a sum that is odd in d has the wrong sign, until `add_total` takes it
         away from the total instead of adding it. No rounding depends on a sign.
 
-        What has no weight, or no gradient among weights, counts as 0: it may be NaN.
+        What has no weight counts as 0, or no gradient where some have none: it may be NaN.
         """
         builder, convert = self.builder, self.double if exact else lambda value: value
         shift, x = coefficients["center"], self.load("x", offset)
@@ -255,7 +255,7 @@ class Emitter:
             level = coefficients["factor"], coefficients["level"]
             decides = self.before_activation(offset, builder.fsub(x, shift), *level)
             dy = self.activate(decides, dy)
-        if self.has("weights"):
+        if self.has("masked"):
             d = self.without(builder.fcmp_ordered("==", dy, self.zero(dy.type)), d)
         return convert(dy), d
 
@@ -848,6 +848,59 @@ def _make_copy_vector():
     return copy_vector
 
 
+def _make_spread_samples():
+    """``spread_samples(out, x, j, i, channels)``: each of a vector's values for all channels.
+
+    A vector from ``x[i]`` on, and as many as there are channels from ``out[j]`` on; there are no
+    more channels than lanes.
+    """
+
+    @intrinsic
+    def spread_samples(typing, out, x, j, i, channels):
+        def codegen(context, builder, signature, args):
+            names = ("out", "x", "j", "i", "channels")
+            emit = Emitter(context, builder, names, signature, args)
+            value, j = emit.load("x", emit.values["i"]), emit.values["j"]
+            done = builder.append_basic_block("spread")
+            switch = builder.switch(emit.values["channels"], done)
+            for count in range(1, emit.lanes + 1):
+                block = builder.append_basic_block(f"spread_{count}")
+                switch.add_case(ir.Constant(j.type, count), block)
+                builder.position_at_end(block)
+                for k in range(count):
+                    lanes = [(k * emit.lanes + lane) // count for lane in range(emit.lanes)]
+                    which = ir.Constant(emit.vector(_INT), lanes)
+                    place = builder.add(j, ir.Constant(j.type, k * emit.lanes))
+                    emit.store(builder.shuffle_vector(value, value, which), "out", place)
+                builder.branch(done)
+            builder.position_at_end(done)
+            return context.get_dummy_value()
+
+        index = types.uintp
+        return types.void(out, x, index, index, index), codegen
+
+    return spread_samples
+
+
+def _make_add_vector():
+    """``add_vector(sums, x, j, i)``: add eight values from ``x[i]`` on to float64 sums."""
+
+    @intrinsic
+    def add_vector(typing, sums, x, j, i):
+        def codegen(context, builder, signature, args):
+            names = ("sums", "x", "j", "i")
+            size = 8 * (8 if x.dtype == types.float64 else 4)
+            emit = Emitter(context, builder, names, signature, args, size)
+            value = emit.double(emit.load("x", emit.values["i"]))
+            j = emit.values["j"]
+            emit.store(builder.fadd(emit.load("sums", j), value), "sums", j)
+            return context.get_dummy_value()
+
+        return types.void(sums, x, types.uintp, types.uintp), codegen
+
+    return add_vector
+
+
 def _make_repeat():
     """``repeat(out, values, j, c)``: a vector of ``values[c]`` from ``out[j]`` on."""
 
@@ -962,6 +1015,8 @@ if INTERPRETED:
     part = interpreted.part
     weighted_by = interpreted.weighted_by
     copy_vector = interpreted.copy_vector
+    spread_samples = interpreted.spread_samples
+    add_vector = interpreted.add_vector
     repeat = interpreted.repeat
     take_root = interpreted.make_take_root()
     take_root_one = interpreted.make_take_root(size=1)
@@ -991,6 +1046,8 @@ else:
     part = _make_part()
     weighted_by = _make_weighted_by()
     copy_vector = _make_copy_vector()
+    spread_samples = _make_spread_samples()
+    add_vector = _make_add_vector()
     repeat = _make_repeat()
     take_root = _make_take_root()
     take_root_one = _make_take_root(size=1)

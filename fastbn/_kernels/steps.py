@@ -145,7 +145,9 @@ def _operands(key: Key, *names: str) -> Callable:
     """A function of the context's address, its values and its weights: what a step reads."""
     store, real = key.storage.value, key.storage.real
     fields: dict = {name: Field(name, store, 0) for name in names}
-    if key.weighted:
+    if key.weighted and key.stage is Stage.SUM and key.reads is not Reads.X:
+        fields["masked"] = True
+    elif key.weighted:
         fields["weights"] = Field("weights", real, 1)
     if key.activation is not Activation.NONE:
         leaky = key.activation is Activation.LEAKY_RELU

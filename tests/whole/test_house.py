@@ -24,7 +24,7 @@ LADDER = [
     ["_kernels", "_kernels.abi"],
     ["_kernels.interpreted", "_kernels.schedule"],
     ["_kernels.simd"],
-    ["_kernels.rows", "_kernels.columns"],
+    ["_kernels.rows", "_kernels.columns", "_kernels.weights"],
     ["_kernels.channels"],
     ["_kernels.steps"],
     ["_kernels.passes"],
