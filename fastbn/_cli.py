@@ -29,6 +29,7 @@ Options = dict[str, Any]
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 LAYOUTS = {"channels_first": 1, "channels_last": -1}  # name: channel axis
 FEATURES = ("weights", "residual", "relu", "leaky_relu")
+WEIGHTS = (np.bool_, np.float32, np.float64)  # others are converted to these
 # Long runs, short runs and rows, for one thread and for a team: every way that a call can be cut.
 SHAPES = {
     "small": ((4, 8, 6, 6), (16, 8, 3, 3), (32, 100)),
@@ -83,7 +84,10 @@ def _call(dtype: str, layout: str, name: str, size: str, *features: str) -> None
     axis = LAYOUTS[layout]
     for shape in SHAPES[size]:
         x = np.ascontiguousarray(np.moveaxis(np.ones(shape, dtype), 1, axis))
-        PASSES[name](x, axis, _options(features, x, axis))
+        options = _options(features, x, axis)
+        PASSES[name](x, axis, options)
+        for kind in WEIGHTS if "weights" in features else ():
+            fastbn.batch_stats(x, channel_axis=axis, weights=options["weights"].astype(kind))
 
 
 def _progress(steps: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:

@@ -155,7 +155,8 @@ for shape in ((2, 3, 5, 5), (8, 6), (300, 2, 2, 2), (32, 64, 14, 14), (70000, 2)
         for given in (x, channels_last(x)):
             y, saved = fastbn.forward(given, weights=mask)
             fastbn.backward(y, saved)
-            stats = fastbn.batch_stats(given, weights=mask)
+            for kind in (np.float16, np.float32, np.float64, np.int32, np.uint8):
+                stats = fastbn.batch_stats(given, weights=mask.astype(kind))
             fastbn.backward(y, fastbn.forward(given, weights=mask, stats=stats)[1])
         bn = fastbn.BatchNorm(None)
         bn.backward(bn(x, weights=mask))
