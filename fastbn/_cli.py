@@ -12,6 +12,7 @@ from itertools import product
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +24,12 @@ TURN = 0.02  # seconds that a call repeats: threads of the one before fall aslee
 # Arrays of x's size that a call reads or writes at least once.
 MOVED = {"forward": 2, "backward": 3, "evaluation": 2}
 Calls = dict[str, Callable[[], object]]
+Options = dict[str, Any]
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 LAYOUTS = {"channels_first": 1, "channels_last": -1}  # name: channel axis
+FEATURES = ("weights", "residual", "relu", "leaky_relu")
+WEIGHTS = (np.bool_, np.float32, np.float64)  # others are converted to these
 # Long runs, short runs and rows, for one thread and for a team: every way that a call can be cut.
 SHAPES = {
     "small": ((4, 8, 6, 6), (16, 8, 3, 3), (32, 100)),
@@ -33,29 +37,57 @@ SHAPES = {
 }
 
 
-def _forward(x: np.ndarray, axis: int) -> None:
+def _combined(features: list[str]) -> list[tuple[str, ...]]:
+    """None of the features, each, and all combinations; of activations, a call has one."""
+    plain = [name for name in ("weights", "residual") if name in features]
+    applied = [(), *((name,) for name in features if name not in plain)]
+    subsets = product(*([(), (name,)] for name in plain))
+    return [sum((*subset, last), ()) for subset in subsets for last in applied]
+
+
+def _options(features: tuple[str, ...], x: np.ndarray, axis: int) -> Options:
+    """The arguments of `fastbn.forward` that ask for features."""
+    arrays = {"weights": np.ones(np.delete(x.shape, axis), np.float32), "residual": x}
+    options: Options = {name: array for name, array in arrays.items() if name in features}
+    activations = [name for name in features if name not in arrays]
+    return options | ({"activation": activations[0]} if activations else {})
+
+
+def _forward(x: np.ndarray, axis: int, options: Options) -> None:
     """Every public function that normalises or takes statistics."""
     weight, bias = np.ones((2, x.shape[axis]), np.float32)
-    stats = fastbn.batch_stats(x, channel_axis=axis)
+    output = {name: value for name, value in options.items() if name != "weights"}
+    stats = fastbn.batch_stats(x, channel_axis=axis, weights=options.get("weights"))
     for parameters in ({}, {"weight": weight, "bias": bias}):
-        fastbn.forward(x, **parameters, channel_axis=axis)
-        fastbn.forward(x, **parameters, channel_axis=axis, stats=stats)
-        fastbn.normalize(x, stats, **parameters, channel_axis=axis)
+        fastbn.forward(x, **parameters, channel_axis=axis, **options)
+        fastbn.forward(x, **parameters, channel_axis=axis, stats=stats, **options)
+        fastbn.normalize(x, stats, **parameters, channel_axis=axis, **output)
         for training, dtype in product((True, False), (np.float32, np.float64)):
             mean, var = np.ones((2, x.shape[axis]), dtype)
             fastbn.batch_norm(x, mean, var, **parameters, training=training, channel_axis=axis)
 
 
-def _backward(x: np.ndarray, axis: int) -> None:
+def _backward(x: np.ndarray, axis: int, options: Options) -> None:
     """Gradients with the batch's statistics and with fixed ones."""
     for stats in (None, fastbn.batch_stats(x, channel_axis=axis)):
-        y, saved = fastbn.forward(x, channel_axis=axis, stats=stats)
+        y, saved = fastbn.forward(x, channel_axis=axis, stats=stats, **options)
         fastbn.backward(y, saved)
     layer = fastbn.BatchNorm(x.shape[axis], channel_axis=axis, dtype=saved.layout.compute)
     layer.backward(layer(x))
 
 
 PASSES = {"forward": _forward, "backward": _backward}
+
+
+def _call(dtype: str, layout: str, name: str, size: str, *features: str) -> None:
+    """Call a pass for shapes of a size."""
+    axis = LAYOUTS[layout]
+    for shape in SHAPES[size]:
+        x = np.ascontiguousarray(np.moveaxis(np.ones(shape, dtype), 1, axis))
+        options = _options(features, x, axis)
+        PASSES[name](x, axis, options)
+        for kind in WEIGHTS if "weights" in features else ():
+            fastbn.batch_stats(x, channel_axis=axis, weights=options["weights"].astype(kind))
 
 
 def _progress(steps: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
@@ -88,7 +120,13 @@ def _files(directory: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in directory.glob("*.kernel")}
 
 
-def warmup(dtypes: list[str], layouts: list[str], passes: list[str], tune_too: bool) -> int:
+def warmup(
+    dtypes: list[str],
+    layouts: list[str],
+    passes: list[str],
+    features: list[str],
+    tune_too: bool,
+) -> int:
     """Have every kernel that is asked for in the cache; the exit code."""
     start, environment = perf_counter(), dict(os.environ)
     # A machine with one processor compiles for those with more; Numba is not imported yet.
@@ -97,11 +135,9 @@ def warmup(dtypes: list[str], layouts: list[str], passes: list[str], tune_too: b
     fastbn.set_num_threads(2)
     directory = Path(str(fastbn.config_info()["cache_directory"]))
     before = _files(directory)
-    for dtype, layout, name, size in _progress(list(product(dtypes, layouts, passes, SHAPES))):
-        for shape in SHAPES[size]:
-            axis = LAYOUTS[layout]
-            x = np.ascontiguousarray(np.moveaxis(np.ones(shape, dtype), 1, axis))
-            PASSES[name](x, axis)
+    every = product(dtypes, layouts, passes, SHAPES, _combined(features))
+    for step in _progress([(*names, *asked) for *names, asked in every]):
+        _call(*step)
         compiled, found = _kernels()
         kept = len(_files(directory).items() - before.items())
         if compiled > kept or compiled + found == 0:
@@ -183,7 +219,7 @@ def verify(cases: bool) -> int:
 
 def _calls_of_fastbn(x: np.ndarray, dy: np.ndarray, axis: int) -> Calls:
     saved = fastbn.forward(x, channel_axis=axis)[1]  # which checks the axis
-    weight, bias, mean, var = np.ones((4, x.shape[axis]), x.dtype)
+    weight, bias, mean, var = np.ones((4, x.shape[axis]), saved.layout.compute)
     return {
         "forward": lambda: fastbn.forward(x, weight, bias, channel_axis=axis),
         "backward": lambda: fastbn.backward(dy, saved),
@@ -201,8 +237,13 @@ def _calls_of_torch(x: np.ndarray, dy: np.ndarray, axis: int) -> Calls:
     import torch
 
     torch.set_num_threads(fastbn.get_num_threads())
-    xt, dyt = (torch.from_numpy(np.moveaxis(a, axis, 1)) for a in (x, dy))
-    weight, bias, mean, var = torch.ones((4, xt.shape[1]), dtype=xt.dtype)
+    # It takes no bfloat16 from NumPy.
+    words = [a.view(np.uint16) if a.dtype.name == "bfloat16" else a for a in (x, dy)]
+    xt, dyt = (
+        torch.from_numpy(np.moveaxis(a, axis, 1)).view(getattr(torch, x.dtype.name)) for a in words
+    )
+    kind = torch.float64 if x.dtype == np.float64 else torch.float32
+    weight, bias, mean, var = torch.ones((4, xt.shape[1]), dtype=kind)
 
     def forward(training=True):
         return torch.native_batch_norm(xt, weight, bias, mean, var, training, 0.0, 1e-5)
@@ -268,15 +309,19 @@ def _names(allowed, text: str) -> list[str]:
     return names
 
 
-def _dtypes(text: str) -> list[str]:
-    """Names of dtypes that NumPy knows from here on."""
-    names = _names(DTYPES, text)
-    if "bfloat16" in names:
+def _dtype(name: str) -> str:
+    """A name of a dtype, which NumPy knows from here on."""
+    if name == "bfloat16":
         try:
             import ml_dtypes  # noqa: F401
         except ImportError:
             raise argparse.ArgumentTypeError("bfloat16 needs the package ml_dtypes") from None
-    return names
+    return name
+
+
+def _dtypes(text: str) -> list[str]:
+    """Names of dtypes, comma-separated."""
+    return [_dtype(name) for name in _names(DTYPES, text)]
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -305,6 +350,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         text = f"some of {','.join(allowed)} (default: {default})"
         ahead.add_argument(option, type=kind, default=default, help=text)
+    text = f"some of {','.join(FEATURES)}, and their combinations (default: none)"
+    ahead.add_argument("--features", type=partial(_names, FEATURES), default=[], help=text)
     ahead.add_argument("--tune", dest="tune_too", action="store_true", help="and then `tune`")
 
     commands.add_parser("tune", help="measure how this machine's caches are best used, and keep it")
@@ -314,7 +361,7 @@ def _parser() -> argparse.ArgumentParser:
 
     look = commands.add_parser("bench", help="time one shape beside a plain copy and PyTorch")
     look.add_argument("--shape", type=_shape, default="32,64,56,56", help="default: %(default)s")
-    look.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    look.add_argument("--dtype", type=_dtype, choices=DTYPES, default="float32")
     look.add_argument("--channel-axis", type=int, default=1, help="default: %(default)s")
     look.add_argument("--threads", type=int, help="default: as `info` says")
     look.add_argument("--seconds", type=float, default=3.0, help="default: %(default)s")

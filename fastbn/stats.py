@@ -119,9 +119,10 @@ def batch_stats(x, *, channel_axis: int = 1, weights=None) -> Stats:
     Raises
     ------
     TypeError
-        If `x` is complex, an object, string or time array, or masked.
+        If `x` or `weights` are complex, an object, string or time array, or masked.
     ValueError
-        If `x` has fewer than two dimensions (``AxisError`` if `channel_axis` is out of range).
+        If `x` has fewer than two dimensions (``AxisError`` if `channel_axis` is out of range), or
+        `weights` have another shape, are negative, or have no finite total.
 
     Notes
     -----

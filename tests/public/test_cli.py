@@ -7,12 +7,17 @@ import platform
 import re
 import subprocess
 import sys
+from itertools import product
 
+import numpy as np
 import pytest
+from data import channels_last
 from process import TIMEOUT, needs_fma, python_path, run_python, stamps
 
 import fastbn
+from fastbn import _cli
 from fastbn._cli import _progress, main
+from fastbn._kernels import passes
 from fastbn._runtime import threads
 
 
@@ -35,11 +40,14 @@ def counts(process):
     )
 
 
+WARMUP = "warmup", "--dtypes", "float32,float16", "--features", "weights"
+
+
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory):
-    """A cache directory that `warmup` has filled for float32, and the process that did."""
+    """A cache directory that `WARMUP` has filled, and the process that did."""
     directory = tmp_path_factory.mktemp("kernels")
-    return directory, command("warmup", "--dtypes", "float32", NUMBA_CACHE_DIR=str(directory))
+    return directory, command(*WARMUP, NUMBA_CACHE_DIR=str(directory))
 
 
 @pytest.fixture
@@ -79,8 +87,9 @@ def test_warmup_fills_an_empty_cache(warm):
     assert counts(process) == (len(stamps(directory)), 0)
     assert process.stdout.strip().endswith(str(directory / "fastbn"))
     lines = process.stderr.splitlines()
-    assert lines[0] == "1/8 float32 channels_first forward small"
-    assert lines[-1] == "8/8 float32 channels_last backward large"
+    assert lines[0] == "1/32 float32 channels_first forward small"
+    assert lines[1] == "2/32 float32 channels_first forward small weights"
+    assert lines[-1] == "32/32 float16 channels_last backward large weights"
 
 
 TUNE = """
@@ -138,27 +147,100 @@ for shape in ((2, 3, 5, 5), (8, 6), (300, 2, 2, 2), (32, 64, 14, 14), (3, 4, 80,
 """
 
 
+WEIGHTED = """
+for shape in ((2, 3, 5, 5), (8, 6), (300, 2, 2, 2), (32, 64, 14, 14), (70000, 2)):
+    for dtype in (np.float32, np.float16):
+        x, mask = np.ones(shape, dtype), np.arange(shape[0]) > 0
+        mask = mask.reshape(-1, *[1] * (len(shape) - 2))
+        for given in (x, channels_last(x)):
+            y, saved = fastbn.forward(given, weights=mask)
+            fastbn.backward(y, saved)
+            for kind in (np.float16, np.float32, np.float64, np.int32, np.uint8):
+                stats = fastbn.batch_stats(given, weights=mask.astype(kind))
+            fastbn.backward(y, fastbn.forward(given, weights=mask, stats=stats)[1])
+        bn = fastbn.BatchNorm(None)
+        bn.backward(bn(x, weights=mask))
+        bn.backward(bn.eval()(x, weights=mask))
+"""
+
+
 def test_warmup_leaves_nothing_to_compile(warm):
     directory, _ = warm
     before = stamps(directory)
-    run_python(CALLS, NUMBA_CACHE_DIR=str(directory))
+    run_python(CALLS + WEIGHTED, NUMBA_CACHE_DIR=str(directory))
     assert before == stamps(directory)
 
 
 def test_a_second_warmup_finds_all_of_it_for_any_number_of_threads(warm):
     directory, _ = warm
     one = {"NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    arguments = "warmup", "--dtypes", "bfloat16,float32" if has_bfloat16() else "float32"
-    process = command(*arguments, NUMBA_CACHE_DIR=str(directory), **one)
+    process = command(*WARMUP, NUMBA_CACHE_DIR=str(directory), **one)
     assert counts(process) == (0, len(stamps(directory)))
 
 
-def has_bfloat16():
-    try:
-        import ml_dtypes  # noqa: F401
-    except ImportError:
-        return False
-    return True
+@pytest.fixture
+def steps_of(monkeypatch):
+    """A function of a call: the keys of the steps that it has need of, none of which it runs."""
+    found = set()
+
+    def note(start, plan, task, arguments, more):
+        if start is passes._start_forward:
+            arguments[4][...] = 1.0  # statistics
+        found.update(passes._keys(plan, task if more is None else task | more.task).values())
+
+    def steps_of(call, *arguments):
+        found.clear()
+        call(*arguments)
+        return set(found)
+
+    monkeypatch.setattr(passes, "_pass", note)
+    return steps_of
+
+
+def user(x, axis, features):
+    """What a user of some features may call."""
+    positions = np.delete(x.shape, axis)
+    beside, applied = {}, {}
+    for name in features:
+        if name == "weights":
+            beside[name] = np.arange(positions.prod()).reshape(positions) % 3
+        elif name == "residual":
+            beside[name] = x[::-1]
+        else:
+            applied["activation"] = name
+    output = {name: value for name, value in beside.items() if name != "weights"} | applied
+    stats = fastbn.batch_stats(x, channel_axis=axis, weights=beside.get("weights"))
+    fastbn.normalize(x, stats, channel_axis=axis, **output)
+    fastbn.normalize(x, (stats.mean, stats.var()), channel_axis=axis, **output, out=x.copy())
+    for fixed, needs in product((None, stats), product((True, False), repeat=3)):
+        y, saved = fastbn.forward(x, channel_axis=axis, stats=fixed, **beside, **applied)
+        fastbn.backward(y, saved, needs=needs)
+    bn = fastbn.BatchNorm(None, channel_axis=axis, **applied)
+    for mode in (True, False):
+        bn.backward(bn.train(mode)(x, **beside))
+
+
+@pytest.mark.parametrize("dtype", _cli.DTYPES)
+@pytest.mark.parametrize("features", _cli._combined(_cli.FEATURES), ids="+".join)
+def test_warmup_with_features_leaves_no_step_to_compile(features, dtype, steps_of):
+    every = product([dtype], _cli.LAYOUTS, _cli.PASSES, _cli.SHAPES, _cli._combined(features))
+    warmed = set().union(*(steps_of(_cli._call, *names, *asked) for *names, asked in every))
+    used = set()
+    for shape in ((2, 3, 5, 5), (8, 6), (300, 2, 2, 2), (32, 64, 14, 14), (3, 4, 80, 90)):
+        x = np.ones(shape, dtype)
+        for given, axis in ((x, 1), (channels_last(x), 1), (x, -1)):
+            used |= steps_of(user, given, axis, features)
+    assert used <= warmed
+
+
+def test_warmup_compiles_no_feature_that_was_not_asked_for(steps_of):
+    names = "float32", "channels_first", "backward", "small"
+    for features in ((), ("relu",), ("residual", "weights")):
+        keys = steps_of(_cli._call, *names, *features)
+        assert any(key.weighted for key in keys) == ("weights" in features)
+        assert any(key.residual for key in keys) == ("residual" in features)
+        applied = {key.activation.name.lower() for key in keys} - {"none"}
+        assert applied == set(features) - {"residual", "weights"}
 
 
 class Terminal(io.StringIO):
@@ -255,7 +337,7 @@ from fastbn._runtime import jit
 def tiny(n):
     return n + 1
 
-_cli.PASSES["forward"] = lambda x, axis: tiny(axis)
+_cli.PASSES["forward"] = lambda x, axis, options: tiny(axis)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     code = _cli.main(["warmup", "--dtypes", "float32", "--passes", "forward"])
@@ -279,6 +361,8 @@ def test_kernels_that_cannot_be_kept_fail_the_warmup(tmp_path):
         (["warmup", "--dtypes", "float32,float31"], "'float31' is not one of float16, bfloat16"),
         (["warmup", "--dtypes", ""], "'' is not one of"),
         (["warmup", "--layouts", "NHWC"], "'NHWC' is not one of channels_first, channels_last"),
+        (["warmup", "--features", "gelu"], "'gelu' is not one of weights, residual, relu"),
+        (["warmup", "--features", ""], "'' is not one of weights"),
         (["warmup", "--passes", "sideways"], "'sideways' is not one of forward, backward"),
         (["bench", "--shape", "32,x"], "'32,x' is not two or more positive lengths"),
         (["bench", "--shape", "32"], "'32' is not two or more positive lengths"),
@@ -296,10 +380,11 @@ def test_bad_arguments(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_bfloat16_needs_its_package(monkeypatch, capsys):
+@pytest.mark.parametrize("arguments", [["warmup", "--dtypes"], ["bench", "--dtype"]])
+def test_bfloat16_needs_its_package(arguments, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with pytest.raises(SystemExit):
-        main(["warmup", "--dtypes", "bfloat16"])
+        main([*arguments, "bfloat16"])
     assert "bfloat16 needs the package ml_dtypes" in capsys.readouterr().err
 
 
@@ -321,3 +406,13 @@ def test_bench(warm):
         moved = {"forward": 2, "backward": 3, "evaluation": 2}[operation] * 4 * 64 * 9 * 9 * 16
         assert least <= middle
         assert speed == pytest.approx(moved / least / 1e3, abs=0.06, rel=0.02)
+
+
+@pytest.mark.usefixtures("keep_threads")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_bench_of_16_bits(dtype, capsys):
+    arguments = "bench", "--shape", "8,3,5,5", "--seconds", "0.01", "--threads", "1"
+    assert main([*arguments, "--dtype", dtype]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"(8, 3, 5, 5) {dtype}, 0.0012 MB, channel axis 1"
+    assert sum(line.split()[1:2] == ["fastbn"] for line in lines) == 3
