@@ -184,7 +184,7 @@ def normalize(
     if out is not None:
         _check_out(out, layout, x, x=x, weight=weight, bias=bias, residual=residual)
     if asked is not None:
-        flat, layout = _beside(x, flat, layout, asked)
+        flat, layout = _suited(x, flat, layout, asked)
         more = _options.of_pass(asked, layout)
     if count is None:
         return _run_evaluation(flat, layout, w, b, eps, mean, second, out, more)
@@ -369,7 +369,7 @@ def forward_any(
         task = _REDUCE_AND_WRITE
         buffer, count = of_channels(layout.channels), float(layout.n)
     if asked is not None:
-        flat, layout = _beside(x, flat, layout, asked)
+        flat, layout = _suited(x, flat, layout, asked)
         more = _options.of_pass(asked, layout)
         if stats is None and asked.weights is not None:
             y, count = _run_weighted(flat, layout, w, b, eps, buffer, asked.weights, out, more)
@@ -378,7 +378,7 @@ def forward_any(
     return y, Saved(x, layout, w, b, buffer, count, stats is not None, asked)
 
 
-def _beside(x, flat, layout, asked) -> tuple[np.ndarray, _layout.Layout]:
+def _suited(x, flat, layout, asked) -> tuple[np.ndarray, _layout.Layout]:
     """An array and its layout, so that kernels take a residual with it."""
     if _layout.suits(layout, asked.residual):
         return flat, layout

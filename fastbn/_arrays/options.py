@@ -16,6 +16,7 @@ from .layout import Layout
 SLOPE = 0.01  # of leaky_relu, unless another is asked for
 ACTIVATIONS = {"relu": passes.RELU, "leaky_relu": passes.LEAKY_RELU}
 PLACES = 8  # values with a weight, from which a shift is taken
+_BYTE = np.dtype(np.uint8)
 MODERATE = 32  # powers of two up to which the mean of weights is far from what overflows
 
 
@@ -67,41 +68,45 @@ def beside(given, layout: Layout) -> Weights:
     if given.dtype.kind not in "fiub" and given.dtype.name != "bfloat16":
         raise TypeError(f"weights should be an array of real numbers, got dtype {given.dtype}")
     wide = _broadcast(given, layout)
+    kind = _BYTE if given.dtype == np.bool_ else layout.compute
     lanes = VECTOR_BYTES // layout.compute.itemsize
-    room = memory.vector(wide.size + 2 * lanes, layout.compute)
-    room[:lanes] = room[room.size - lanes :] = 0
-    values = room[lanes : room.size - lanes]
-    total = summed = _take(wide, 1.0, values)
-    if wide.dtype == np.float64 != layout.compute:
-        total = _take(wide, 1.0, memory.vector(wide.size))
+    room = memory.vector(wide.size + 2 * lanes, kind)
+    room[:lanes] = room[-lanes:] = 0
+    values = room[lanes:-lanes]
+    if kind is _BYTE:
+        values.reshape(wide.shape)[...] = wide
+        total = summed = float(np.count_nonzero(values.view(np.bool_)))
+    else:
+        total, summed = _take(given, wide, values)
+    places = np.zeros(PLACES, np.uintp)
+    if summed and layout.plan is not None:
+        kernels.find_places(values, layout.channels, layout.plan.cut["run"], places)
+    return Weights(room, places, summed, given, total)
+
+
+def _take(given: np.ndarray, wide: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Put real weights where kernels read them; their sum, and that of what is put there."""
+    if wide.dtype not in (np.float32, np.float64) or not wide.dtype.isnative:
+        wide = wide.astype(np.float64)
+    flat = np.require(wide, requirements=("C", "A", "W")).reshape(-1)
+    room, kind = np.empty(64), values.dtype.type
+    total, summed = kernels.take(flat, kind(1.0), values, room)
     if not 0.0 <= total < math.inf:
         what = f"at least one of {given.min()}" if total < 0.0 else f"a total of {total}"
         raise ValueError(f"weights should be at least 0, and their total finite, got {what}")
     # The unit of weights means nothing but for the total: products of large ones might overflow.
     exponent = math.frexp(total / wide.size)[1] if total else 0
     if abs(exponent) > MODERATE:
-        summed = _take(wide, math.ldexp(1.0, -exponent), values)
-    places = np.zeros(PLACES, np.uintp)
-    if summed:
-        run = math.prod(layout.lies[layout.position + 1 :])
-        kernels.find_places(values, layout.channels, run, places)
-    return Weights(room, places, summed, given, total)
-
-
-def _take(given: np.ndarray, factor: float, values: np.ndarray) -> float:
-    """`kernels.take` of what lies in memory in any way, in a few types."""
-    if given.dtype.kind == "b":
-        given = given.view(np.uint8)
-    elif given.dtype not in (np.float32, np.float64) or not given.dtype.isnative:
-        given = given.astype(np.float64)
-    flat = np.require(given, requirements=("C", "A", "W")).reshape(-1)
-    return kernels.take(flat, values.dtype.type(factor), values, np.empty(64))
+        _, summed = kernels.take(flat * math.ldexp(1.0, -exponent), kind(1.0), values, room)
+    return total, summed
 
 
 def _broadcast(given: np.ndarray, layout: Layout) -> np.ndarray:
     """Weights of every sample and position, axes in the order of memory."""
     shape, axis = layout.shape, layout.axis
     positions = shape[:axis] + shape[axis + 1 :]
+    if given.shape == positions and layout.order is None:
+        return given
     narrow = given
     if given.ndim == len(shape) and given.shape[axis] == 1:
         narrow = given.reshape(given.shape[:axis] + given.shape[axis + 1 :])
@@ -128,6 +133,7 @@ def of_pass(
     total = float(layout.n)
     if options.weights is not None:
         task, total = task | passes.WEIGHTED, options.weights.sum
+        task |= passes.MASK if options.weights.values.dtype == np.uint8 else 0
         arrays |= {"weights": options.weights.values, "places": options.weights.places}
     if options.residual is not None and layout.size:
         task |= passes.RESIDUAL

@@ -66,13 +66,18 @@ def _spread(weights, plan, o, distance, n, rows, out):
     channels, run, lanes = plan.channels, plan.run, lanes_of(out)
     if n == distance:
         n, rows = n * rows, ONE
+    sample, place, step = o // (channels * run), o % (channels * run), distance // (channels * run)
     for row in range(rows):
-        sample, place = o // (channels * run), o % (channels * run)
         w, length, j, stop = lanes + sample * run, channels * run - place, row * n, row * n + n
         if run == ONE and channels <= lanes:
             while j < stop:  # from a sample's first channel on
                 spread_samples(out, weights, j, w, channels)
                 j, w = j + lanes * channels, w + lanes
+        elif run == ONE and channels <= TWO * lanes:
+            while j < stop:  # so, too
+                repeat(out, weights, j, w)
+                repeat(out, weights, j + lanes, w)
+                j, w = j + channels, w + ONE
         while j < stop:
             if run == ONE:
                 for i in range(ZERO, min(length, stop - j), lanes):
@@ -80,7 +85,7 @@ def _spread(weights, plan, o, distance, n, rows, out):
             else:
                 _repeat_run(weights, w, run, min(length, stop - j), out, j)
             j, w, length = j + length, w + run, channels * run
-        o += distance
+        sample += step
 
 
 @inner
@@ -415,7 +420,7 @@ def _write_weighted(plan, past_caches, o, stop, operands, weighted, coefficients
     """Write the output from o to ``stop``, so much at once as there is room for the weights of."""
     run, width, lanes = plan.run, plan.write_width, lanes_of(operands)
     # Where weights begin: with a run, or with a sample of few values.
-    unit = plan.channels * run if plan.channels * run <= lanes else run
+    unit = plan.channels * run if plan.channels * run <= TWO * lanes else run
     most = (plan.weights_room - BEYOND_ALL) // lanes * lanes
     while o < stop:
         head = min(stop, o + to_line(operands.out, o)) if plan.aligned != ZERO else o

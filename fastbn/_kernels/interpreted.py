@@ -366,7 +366,8 @@ def value_at(operands, o):
 def weighted_by(operands, address, size, start, n):
     if operands.weights is None:
         return operands
-    room = array_at(address, size, operands.weights.dtype)
+    real = np.float64 if operands[0].dtype == np.float64 else np.float32
+    room = array_at(address, size, real)
     return operands._replace(weights=span(room, start, n))
 
 

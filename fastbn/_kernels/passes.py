@@ -21,8 +21,9 @@ from .simd import ONE, TWO, ZERO
 from .steps import Activation, Key, Reads, Stage, Storage, Walk
 
 # What a pass has to do, as a sum of these. FIXED treats the statistics as constants; from WEIGHTED
-# on they are options.
-REDUCE, WRITE, FIXED, BACKWARD, WEIGHTED, RESIDUAL, RELU, LEAKY_RELU = (1 << k for k in range(8))
+# on they are options, of which MASK goes with WEIGHTED.
+REDUCE, WRITE, FIXED, BACKWARD = 1, 2, 4, 8
+WEIGHTED, MASK, RESIDUAL, RELU, LEAKY_RELU = 16, 32, 64, 128, 256
 
 # Stages of a pass, in this order. SLABS, instead of all of them, takes a part of the channels
 # through all stages before the next part.
@@ -179,32 +180,35 @@ def _keys(plan: Plan, task: int) -> dict[str, Key]:
     reads = Reads.X_AND_DY if task & BACKWARD else Reads.X
     sum_walk = Walk.ROWS if plan.cut["reduce_by_rows"] else Walk.COLUMNS
     write_walk = Walk.ROWS if plan.cut["write_by_rows"] else Walk.COLUMNS
-    weighted, residual = task & WEIGHTED > 0, task & RESIDUAL > 0
-    applied = (
-        Activation.RELU
-        if task & RELU
-        else Activation.LEAKY_RELU
-        if task & LEAKY_RELU
-        else Activation.NONE
-    )
+    weighted, mask, residual = (task & bit > 0 for bit in (WEIGHTED, MASK, RESIDUAL))
+    applied = Activation.NONE
+    if task & (RELU | LEAKY_RELU):
+        applied = Activation.RELU if task & RELU else Activation.LEAKY_RELU
     # Forward, only what is written is activated; backward, a sum has to know where it was.
     before = applied if task & BACKWARD else Activation.NONE
-    activated = Activation.NONE if before is Activation.NONE else Activation.RELU  # whichever it is
-    keys = {}
+    coefficients = Key(Stage.SHIFT, Walk.CHANNELS, storage, reads)
+    if before is not Activation.NONE:
+        coefficients = coefficients._replace(activation=Activation.RELU)  # whichever it is
+    forward, keys = reads is Reads.X, {}
     if task & REDUCE or before is not Activation.NONE:
-        stored = storage.computed if task & BACKWARD else storage
-        among = weighted and not task & BACKWARD
-        keys["shift"] = Key(Stage.SHIFT, Walk.CHANNELS, stored, reads, among, False, activated)
+        stored = storage if forward else storage.computed
+        keys["shift"] = coefficients._replace(storage=stored, weighted=weighted and forward)
     if task & REDUCE:
-        also = residual and before is not Activation.NONE
-        keys["sum"] = Key(Stage.SUM, sum_walk, storage, reads, weighted, also, before)
         keys["merge"] = Key(Stage.MERGE, Walk.CHANNELS, storage.computed, reads)
+        keys["sum"] = Key(Stage.SUM, sum_walk, storage, reads, activation=before)._replace(
+            weighted=weighted,
+            mask=mask and forward,
+            residual=residual and before is not Activation.NONE,
+        )
     if task & WRITE:
-        keys["prepare"] = Key(Stage.PREPARE, Walk.CHANNELS, storage, reads, activation=activated)
+        keys["prepare"] = coefficients._replace(stage=Stage.PREPARE)
         corrects = Reads.DY if task & FIXED else reads
-        by_weight = weighted and corrects is Reads.X_AND_DY
         keys["write"] = Key(
-            Stage.WRITE, write_walk, storage, corrects, by_weight, residual, applied
+            Stage.WRITE, write_walk, storage, corrects, activation=applied
+        )._replace(
+            weighted=weighted and corrects is Reads.X_AND_DY,
+            mask=mask and corrects is Reads.X_AND_DY,
+            residual=residual,
         )
     return keys
 

@@ -48,7 +48,7 @@ _LINE = np.uintp(VECTOR_BYTES)
 
 _INT, _FLOAT, _DOUBLE = ir.IntType(32), ir.FloatType(), ir.DoubleType()
 # How words that kernels see as integers are numbers: see `steps.Storage`.
-FLOAT16, BFLOAT16 = types.uint16, types.int16
+FLOAT16, BFLOAT16, MASK = types.uint16, types.int16, types.uint8
 
 
 class Emitter:
@@ -64,7 +64,8 @@ class Emitter:
             for i, field in enumerate(kind.fields):
                 self.types[field] = kind.types[i]
                 self.values[field] = builder.extract_value(value, i)
-        double = self.types["x" if self.has("x") else "dy"].dtype == types.float64
+        computed = next(filter(self.has, ("out", "x", "dy")))
+        double = self.types[computed].dtype == types.float64
         self.real = _DOUBLE if double else _FLOAT
         self.lanes = max(1, size // (8 if double else 4))
 
@@ -103,8 +104,10 @@ class Emitter:
         return self.widen(value, self.types[name].dtype)
 
     def widen(self, value, dtype):
-        """Words that were loaded as the numbers that they are."""
+        """What was loaded as the numbers that they are."""
         builder = self.builder
+        if dtype == MASK:
+            return builder.uitofp(value, self.vector(self.real))
         if dtype == FLOAT16:
             half = builder.bitcast(value, self.vector(ir.HalfType()))
             return builder.fpext(half, self.vector(_FLOAT))
@@ -682,7 +685,7 @@ def _make_sum_interleaved():
 
 def _real(operands):
     """The type that an operation computes in."""
-    return types.float64 if operands[0].dtype == types.float64 else types.float32
+    return types.float64 if _first_array(operands).dtype == types.float64 else types.float32
 
 
 def _make_constant(number_of):
@@ -816,19 +819,22 @@ def _make_weighted_by():
     @intrinsic
     def weighted_by(typing, operands, address, size, start, n):
         place = Operands._fields.index("weights")
-        kind = operands[place]
+        kinds, kind = list(operands), types.Array(_real(operands), 1, "C")
+        weighted = kinds[place] != types.none
+        kinds[place] = kind if weighted else types.none
+        result = types.BaseTuple.from_types(kinds, Operands)
 
         def codegen(context, builder, signature, args):
-            if kind == types.none:
+            if not weighted:
                 return args[0]
+            values = [builder.extract_value(args[0], k) for k in range(len(kinds))]
             data = context.get_data_type(kind.dtype).as_pointer()
             first = builder.gep(builder.inttoptr(args[1], data), [args[3]])
-            return builder.insert_value(
-                args[0], flat_array(context, builder, kind, first, args[4]), place
-            )
+            values[place] = flat_array(context, builder, kind, first, args[4])
+            return context.make_tuple(builder, result, values)
 
         index = types.uintp
-        return operands(operands, index, index, index, index), codegen
+        return result(operands, index, index, index, index), codegen
 
     return weighted_by
 

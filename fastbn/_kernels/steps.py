@@ -77,13 +77,14 @@ class Key(NamedTuple):
     storage: Storage
     reads: Reads
     weighted: bool = False
+    mask: bool = False  # whether weights are bytes, 0 or 1
     residual: bool = False
     activation: Activation = Activation.NONE
 
     def __repr__(self) -> str:
         """Its symbol, and its name in the cache."""
         names = [part.name for part in self[:4]]
-        names += ["weighted"] * self.weighted + ["residual"] * self.residual
+        names += ["weighted"] * self.weighted + ["mask"] * self.mask + ["residual"] * self.residual
         names += [self.activation.name] * (self.activation is not Activation.NONE)
         return "_".join(names).lower()
 
@@ -148,7 +149,7 @@ def _operands(key: Key, *names: str) -> Callable:
     if key.weighted and key.stage is Stage.SUM and key.reads is not Reads.X:
         fields["masked"] = True
     elif key.weighted:
-        fields["weights"] = Field("weights", real, 1)
+        fields["weights"] = Field("weights", np.uint8 if key.mask else real, 1)
     if key.activation is not Activation.NONE:
         leaky = key.activation is Activation.LEAKY_RELU
         fields["slope"] = Field("slope", real, None) if leaky else False

@@ -43,19 +43,21 @@ def _sum(values, first, last, sums):
 
 @kernel
 def take(given, factor, values, sums):
-    """``values = given * factor``, and their sum; -1 where one is negative.
+    """``values = given * factor``; the sums of both, or -1 where one that is given is negative.
 
     The factor is of the type of the values; ``sums`` is room for 64 of float64.
     """
-    n, total = np.uintp(given.size), 0.0
+    n, total, taken = np.uintp(given.size), 0.0, 0.0
     for first in range(ZERO, n, BLOCK):
         last = min(first + BLOCK, n)
         if _negative(given, first, last):
-            return -1.0
+            return -1.0, -1.0
         for i in range(first, last):
             values[i] = given[i] * factor
-        total += _sum(values, first, last, sums)
-    return total
+        total += _sum(given, first, last, sums)
+        if given.itemsize != values.itemsize or factor != 1.0:
+            taken += _sum(values, first, last, sums)
+    return total, total if taken == 0.0 else taken
 
 
 @kernel
