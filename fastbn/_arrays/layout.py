@@ -165,17 +165,17 @@ def widened(layout: Layout) -> Layout:
 
 def _words(flat: np.ndarray, layout: Layout) -> np.ndarray:
     """A flat array as Numba takes it."""
-    return flat if layout.words is None else flat.view(layout.words)
+    return flat if layout.words is None else flat.view(_WORD)
 
 
 def _view(a: np.ndarray, layout: Layout) -> np.ndarray | None:
     """The array's own memory, flat in the layout's order; None where it lies otherwise."""
     if layout.order is not None:
         a = a.transpose(layout.order)
-    if a.dtype != layout.storage or not a.dtype.isnative:
+    if a.dtype is not layout.storage and a.dtype != layout.storage:
         return None
     if a.flags.carray:
-        return _words(a.ravel(), layout)
+        return a.ravel() if layout.words is None else a.ravel().view(_WORD)
     if a.flags.c_contiguous and a.flags.aligned:
         return np.asarray(_Borrowed(_words(a, layout))).reshape(-1)
     return None

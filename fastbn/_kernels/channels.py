@@ -282,3 +282,16 @@ def widen(context, plan, real, out, with_gain, with_level, first, last):
         if with_level:
             _widen(context.factor, context.wide_factor, plan, real, out, first, last)
             _widen(context.level, context.wide_level, plan, real, out, first, last)
+
+
+@inlined
+def plain(context, plan, real, first, last):
+    """Make every NaN among the coefficients one that is rounded to a NaN of bfloat16.
+
+    Those of x and dy are such: their last digits are 0.
+    """
+    for address in (context.center, context.scale, context.offset, context.gain):
+        values = array_at(address, plan.channels, real)
+        for j in range(first, last):
+            if np.isnan(values[j]):
+                values[j] = np.nan

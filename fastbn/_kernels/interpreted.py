@@ -79,8 +79,7 @@ def _words(values, dtype):
         return values
     bits = values.astype(np.float32).view(np.uint32)
     rounded = bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))
-    bits = np.where(np.isnan(values), bits | np.uint32(0x400000), rounded)
-    return (bits >> 16).astype(np.uint16).view(np.int16)
+    return (rounded >> 16).astype(np.uint16).view(np.int16)
 
 
 def _store(array, start, values, nontemporal=False):

@@ -207,7 +207,7 @@ def _merge(key: Key) -> Callable:
 
 def _prepare(key: Key) -> Callable:
     real, store, forward = key.storage.real, key.storage.value, key.reads is Reads.X
-    activated = key.activation is not Activation.NONE
+    activated, bfloat = key.activation is not Activation.NONE, key.storage is Storage.BFLOAT16
 
     def prepare(t, exact, first, last, address):
         context = record_at(address, CONTEXT)
@@ -217,9 +217,13 @@ def _prepare(key: Key) -> Callable:
             channels.invert_deviations(context, plan, first, last)
             scale, offset = context.scale, context.offset
             channels.forward_coefficients(context, plan, real, scale, offset, first, last)
+            if bfloat:
+                channels.plain(context, plan, real, first, last)
             channels.widen(context, plan, real, out, False, False, first, last)
         else:
             channels.backward_coefficients(context, plan, real, first, last)
+            if bfloat:
+                channels.plain(context, plan, real, first, last)
             channels.widen(context, plan, real, out, True, activated, first, last)
         return 0
 
