@@ -1,4 +1,7 @@
-"""One SHA-256 of every kind of call, which every processor should give: `python -m fastbn verify`.
+"""SHA-256 of every kind of call, which every processor should give: `python -m fastbn verify`.
+
+One of the calls without options; one of weights, residual, activation and float16; one of bfloat16,
+which needs a package of its own.
 
 The cases reach every walk through memory: whole arrays and slabs, plain and non-temporal stores
 (whatever the processor's caches are), sums in the data's own precision and those that need float64,
@@ -90,16 +93,63 @@ LARGE: dict[str, Case] = {
     "large, three columns": ((200_001, 3), 1, "f4", 3.0, _as_it_is),
     "large rows, double": ((3_001, 100), 1, "f8", 3.0, _as_it_is),
 }
-CASES = SMALL | LARGE
+# With weights, residual and activation; 16-bit ones without them as well.
+OPTIONS: dict[str, Case] = {
+    "options, short runs": ((16, 65, 8, 8), 1, "f4", 3.0, _as_it_is),
+    "options, odd runs, double": ((9, 70, 11, 13), 1, "f8", 0.0, _as_it_is),
+    "options, long runs": ((3, 2, 20_001), 1, "f4", 100.0, _as_it_is),
+    "options, one channel": ((5, 1, 4_001), 1, "f8", 3.0, _as_it_is),
+    "options, columns of runs": ((90, 50, 7), 1, "f4", 3.0, _as_it_is),
+    "options, columns of runs, double": ((50, 90, 3), 1, "f8", 3.0, _as_it_is),
+    "options, short runs of few samples": ((5, 301, 3), 1, "f4", 3.0, _as_it_is),
+    "options, last": ((8, 28, 28, 24), -1, "f4", 3.0, _as_it_is),
+    "options, last, a view": ((8, 64, 14, 15), 1, "f4", 3.0, _channels_last),
+    "options, three channels last": ((5, 30, 31, 3), -1, "f4", 3.0, _as_it_is),
+    "options, twenty channels last, double": ((9, 17, 18, 20), -1, "f8", 3.0, _as_it_is),
+    "options, rows": ((1_003, 64), 1, "f4", 1e4, _as_it_is),
+    "options, wide rows": ((40, 1_501), 1, "f4", 3.0, _as_it_is),
+    "options, strided": ((6, 24, 13, 14), 1, "f4", 3.0, _strided),
+    "options, a small image": ((2, 3, 17, 19), 1, "f4", 3.0, _as_it_is),
+    "options, a few short runs, double": ((3, 7, 5), 1, "f8", 3.0, _as_it_is),
+    "half, short runs": ((16, 65, 8, 8), 1, "f2", 3.0, _as_it_is),
+    "half, last": ((8, 13, 14, 24), -1, "f2", 3.0, _as_it_is),
+    "half, rows": ((1_003, 65), 1, "f2", 3.0, _as_it_is),
+    "half, a small image": ((2, 3, 17, 19), 1, "f2", 3.0, _as_it_is),
+}
+BFLOAT16: dict[str, Case] = {
+    "bfloat16, short runs": ((16, 65, 8, 8), 1, "bfloat16", 3.0, _as_it_is),
+    "bfloat16, last": ((8, 13, 14, 24), -1, "bfloat16", 3.0, _as_it_is),
+    "bfloat16, rows": ((1_003, 65), 1, "bfloat16", 3.0, _as_it_is),
+    "bfloat16, a small image": ((2, 3, 17, 19), 1, "bfloat16", 3.0, _as_it_is),
+}
+LARGE_OPTIONS: dict[str, Case] = {
+    "options, slabs": ((5, 128, 40, 41), 1, "f4", 3.0, _as_it_is),
+    "options, large, last": ((8, 40, 40, 40), -1, "f4", 3.0, _as_it_is),
+    "half, slabs": ((5, 128, 40, 41), 1, "f2", 3.0, _as_it_is),
+}
+CASES = SMALL | LARGE | OPTIONS | LARGE_OPTIONS | BFLOAT16
+GROUPS = {
+    "digest": (*SMALL, *LARGE),
+    "options": (*OPTIONS, *LARGE_OPTIONS),
+    "bfloat16": (*BFLOAT16,),
+}
 # For Python without a compiler.
-TINY = (
-    "reversed",
-    "two values a channel",
-    "three values a channel",
-    "a small image",
-    "a small image, double",
-    "a few short runs",
-)
+TINY = {
+    "digest": (
+        "reversed",
+        "two values a channel",
+        "three values a channel",
+        "a small image",
+        "a small image, double",
+        "a few short runs",
+    ),
+    "options": (
+        "options, a small image",
+        "options, a few short runs, double",
+        "half, a small image",
+    ),
+    "bfloat16": ("bfloat16, a small image",),
+}
 CACHES = {"large cache": 1 << 40, "small cache": 1}  # bytes
 TEAM = 4  # threads at most where there are slabs, which want several groups of channels for each
 SPOILT = (
@@ -117,6 +167,12 @@ SPOILT = (
     "rows that are left",
     "slabs",
     "slabs, double",
+    "options, short runs",
+    "options, last",
+    "options, rows",
+    "options, a small image",
+    "half, short runs",
+    "bfloat16, rows",
 )
 
 
@@ -138,7 +194,7 @@ def _uniform(shape: tuple[int, ...], seed: int) -> np.ndarray:
 def _spoil(x: np.ndarray, axis: int) -> None:
     """Make the first channels hard, as far as there are so many."""
     channels = np.moveaxis(x, axis, 0)
-    tiny = 1e-40 if x.dtype == np.float32 else 1e-310  # subnormal
+    tiny = 1e-310 if x.dtype == np.float64 else 1e-40  # subnormal
     for values, change in zip(channels, (1e30, 1e-30, tiny), strict=False):
         values *= x.dtype.type(change)
     for values, first in zip(channels[3:], (1e6, np.inf, np.nan), strict=False):
@@ -172,6 +228,31 @@ def functions(x, dy, weight, bias, axis: int) -> Arrays:
     yield from (mean, var)
 
 
+def options(x, dy, weight, bias, axis: int) -> Arrays:
+    """What the functions give with weights, residual and activation."""
+    positions = np.delete(x.shape, axis)
+    real = np.maximum(3.0 * _uniform(tuple(positions), 1), 0.0)  # half of them 0
+    real.flat[:2] = 1.0
+    hidden, residual = x.copy(), (dy * dy.dtype.type(0.5)).astype(x.dtype)
+    np.moveaxis(hidden, axis, -1)[real == 0.0] = np.nan
+    for values, weights, added, activation in (
+        (hidden, real > 0.0, None, None),
+        (hidden, real, residual, "relu"),
+        (hidden, real.astype(np.float32), None, "leaky_relu"),
+        (x, None, residual, "leaky_relu"),
+        (x, None, None, "relu"),
+        (x, None, residual, None),
+    ):
+        applied = {"residual": added, "activation": activation, "negative_slope": 0.1}
+        applied |= {"channel_axis": axis}
+        y, saved = fastbn.forward(values, weight, bias, weights=weights, **applied)
+        yield from (y, *fastbn.backward(dy, saved), saved.stats.mean, saved.stats.m2)
+        yield fastbn.normalize(x, saved.stats, weight, bias, **applied)
+        fixed = fastbn.forward(x, weight, bias, stats=saved.stats, **applied)[1]
+        yield from fastbn.backward(dy, fixed)
+    yield fastbn.batch_stats(hidden, channel_axis=axis, weights=real).mean
+
+
 def layer(x, dy, weight, bias, axis: int) -> Arrays:
     """What a layer gives in training, in evaluation and backwards, and its state."""
     bn = fastbn.BatchNorm(x.shape[axis], channel_axis=axis, dtype=weight.dtype)
@@ -195,10 +276,14 @@ def seed_interface(x, dy, weight, bias, axis: int) -> Arrays:
     yield fastbn.batchnorm_forward(rows, weight, bias, param)[0]
 
 
-def sha256(arrays: Iterable[np.ndarray]) -> str:
+def sha256(arrays: Iterable[np.ndarray | None]) -> str:
     """The SHA-256 of some arrays; all NaNs count as one."""
     sha = hashlib.sha256()
     for a in arrays:
+        if a is None:
+            continue
+        if a.dtype.name == "bfloat16":
+            a = a.astype(np.float32)
         a = np.array(a, a.dtype.newbyteorder("<"), order="C")
         if a.dtype.kind == "f":
             a[np.isnan(a)] = np.nan
@@ -214,25 +299,38 @@ def digest(name: str, spoilt: bool = False) -> str:
         [c if i == axis % len(shape) else 1 for i in range(len(shape))]
     )
     x = _uniform(shape, seed) * (1.0 + numbers % 3.0) + (offset + numbers % 7.0 / 4.0)
-    x = (4.0 * x).astype(dtype)
+    kind = _dtype(dtype)
+    x = (4.0 * x).astype(kind)
     if spoilt:
-        _spoil(x, axis)
-    dy = _uniform(shape, seed + 1).astype(dtype if dtype[0] == "f" else "f8")
+        with np.errstate(over="ignore"):  # of float16
+            _spoil(x, axis)
+    dy = _uniform(shape, seed + 1).astype("f8" if kind.kind == "i" else kind)
     weight, bias = 1.25 + _uniform((c,), seed + 2), _uniform((c,), seed + 3)
     if x.dtype != np.float64:
         weight, bias = weight.astype(np.float32), bias.astype(np.float32)
-    kinds = (functions,) if name in LARGE else (functions, layer, seed_interface)
+    kinds: tuple[Callable[..., Arrays], ...] = (functions, layer, seed_interface)
+    if name not in SMALL:
+        kinds = (functions,) if name in LARGE or dtype in ("f2", "bfloat16") else ()
+        kinds += () if name in LARGE else (options,)
     with np.errstate(all="ignore"):
         return sha256(a for kind in kinds for a in kind(lay(x), dy, weight, bias, axis))
 
 
-def digests(names: Iterable[str] = CASES) -> dict[str, str]:
+def _dtype(name: str) -> np.dtype:
+    if name != "bfloat16":
+        return np.dtype(name)
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def digests(names: Iterable[str] = GROUPS["digest"]) -> dict[str, str]:
     """The SHA-256 of each of the cases, and of those that are spoilt."""
     found = {}
     for name in names:
         for spoilt in (False, True) if name in SPOILT else (False,):
             full = f"{name}, spoilt" if spoilt else name
-            if name in SMALL:
+            if name not in LARGE and name not in LARGE_OPTIONS:
                 found[full] = digest(name, spoilt)
                 continue
             for which, size in CACHES.items():

@@ -4,7 +4,7 @@ import platform
 from functools import cache
 from pathlib import Path
 
-from .._version import DIGEST, ORDER, __version__
+from .._version import DIGESTS, ORDER, __version__
 from . import cache as kernel_cache
 from . import caches, layer, memory, neighbours, threads
 
@@ -75,8 +75,10 @@ def config_info() -> dict[str, object]:
         ``cpu`` : the processor's name; ``llvm_cpu`` : what kernels are compiled for.
         ``fused_multiply_add`` : whether that processor rounds ``a * b + c`` once, as most do.
         ``float16_conversion`` : whether it converts float16 by itself; else arrays are copied.
-        ``order``, ``digest`` : the version of the order of all sums, and what ``python -m fastbn
-        verify`` gives for it on every processor with fused multiply-add.
+        ``order``, ``digest``, ``digest_of_options``, ``digest_of_bfloat16`` : the version of the
+        order of all sums, and what ``python -m fastbn verify`` gives for it on every processor with
+        fused multiply-add: without options, with weights, residual, activation and float16, and
+        with bfloat16.
         ``core_cache``, ``last_level_cache`` : bytes.
         ``outgrown`` : bytes of inputs and output from which a pass of so many threads stores past
         the caches and takes ``slab`` bytes of inputs at a time; ``walks_from`` : "formula", or
@@ -110,7 +112,9 @@ def config_info() -> dict[str, object]:
         "fused_multiply_add": fuses(machine_here()),
         "float16_conversion": converts_halves(machine_here()),
         "order": ORDER,
-        "digest": DIGEST,
+        "digest": DIGESTS["digest"],
+        "digest_of_options": DIGESTS["options"],
+        "digest_of_bfloat16": DIGESTS["bfloat16"],
         **caches.described(threads.get_num_threads()),
         "kept_memory": memory.kept(),
         "kept_memory_limit": memory.limit() + memory.WORKSPACES,

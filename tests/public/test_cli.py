@@ -277,11 +277,13 @@ def test_without_rich_there_is_a_line_for_each_step(monkeypatch):
 def test_verify_agrees():
     process = command("verify", "--cases")
     assert process.returncode == 0, process.stdout + process.stderr
-    *cases, order, digest, verdict = process.stdout.splitlines()
-    assert len(cases) > 30
+    *cases, order, digest, options, bfloat16, verdict = process.stdout.splitlines()
+    assert len(cases) > 50
     info = fastbn.config_info()
     assert order == f"order     {info['order']}"
     assert digest == f"digest    {info['digest']}"
+    assert options == f"options   {info['digest_of_options']}"
+    assert bfloat16 == f"bfloat16  {info['digest_of_bfloat16']}"
     assert verdict.startswith("agrees")
 
 
@@ -325,6 +327,7 @@ def test_verify_agrees_without_a_compiler():
     process = command("verify", NUMBA_DISABLE_JIT="1")
     assert process.returncode == 0, process.stdout + process.stderr
     assert "small cases without a compiler" in process.stdout
+    assert "agrees" in process.stdout
 
 
 # Stands for the kernels, which take seconds.

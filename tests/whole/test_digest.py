@@ -12,7 +12,8 @@ from process import each_layer, environment, needs_fma, run_python
 import fastbn
 from fastbn import _verify
 
-DIGEST = fastbn.config_info()["digest"]
+INFO = fastbn.config_info()
+DIGEST = "-".join(INFO[name] for name in ("digest", "digest_of_options", "digest_of_bfloat16"))
 MANY = 1, 2, 3, 4, 8, 16, 64
 SCRIPT = """
 import fastbn
@@ -20,7 +21,7 @@ from fastbn import _verify
 
 for threads in {threads}:
     fastbn.set_num_threads(threads)
-    print(_verify.total(_verify.digests()))
+    print(*(_verify.total(_verify.digests(names)) for names in _verify.GROUPS.values()), sep="-")
 """
 FEATURES = llvmlite.binding.get_host_cpu_features()
 V3, V4 = "x86-64-v3", "x86-64-v4"
@@ -90,9 +91,19 @@ CHANGES = {
         "signature, args)\n            loop = RunSum",
         "signature, args, 32)\n            loop = RunSum",
     ),
+    "a weighted term": (
+        "simd.py",
+        "return builder.fmul(d, convert(weight)), d",
+        "return builder.fmul(builder.fadd(d, d), convert(weight)), d",
+    ),
+    "a rounding of halves": (
+        "simd.py",
+        "half = builder.fptrunc(value,",
+        "half = builder.fptrunc(builder.fadd(value, value),",
+    ),
     "a term": ("abi.py", "UNROLL, CHAIN = 2, 8", "UNROLL, CHAIN = 2, 9"),
 }
-SENSITIVE = ["odd runs", "a small image"]
+SENSITIVE = ["odd runs", "a small image", "options, a small image", "half, a small image"]
 CHANGED = """
 import sys
 sys.path.insert(0, {path!r})
