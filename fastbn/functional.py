@@ -353,12 +353,11 @@ def forward_any(
     b = _parameter(names[1], bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
     asked = more = None
-    beside = {}
     if options is not None:
         asked = _options.checked(layout, *options)
-        beside = {"weights": asked.weights and asked.weights.given, "residual": asked.residual}
     if out is not None:
-        _check_out(out, layout, None, x=x, weight=weight, bias=bias, **beside)
+        others = {} if options is None else {"weights": options[0], "residual": options[1]}
+        _check_out(out, layout, None, x=x, weight=weight, bias=bias, **others)
     if stats is not None:
         task = passes.WRITE
         mean, second, count = _given(stats, layout.channels)
@@ -451,7 +450,7 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     residual = None if asked is None else asked.residual
     if out is not None:
         _check_out(out, layout, dy, dy=dy, x=saved.x, weight=saved._weight, residual=residual)
-    if not _layout.suits(layout, dy):
+    if layout.words is not None and not _layout.suits(layout, dy):
         layout = _layout.widened(layout)
     weightless = asked is not None and asked.weights is not None and asked.weights.sum == 0.0
     # Without any weight nothing but the residual has a gradient.
@@ -459,28 +458,32 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     if needs[1] or needs[2] or not task:
         task |= passes.REDUCE
     x, flat = _layout.flatten(saved.x, layout), _layout.flatten(dy, layout)
-    dx: Any = (x, None)  # flat, and in shape
-    also: Any = (None, None)
+    values: Any = x
+    dx: Any = None
+    dresidual: Any = None
+    more = None
     if needs[0] or residual is not None:
         task |= passes.WRITE
-        dx = _layout.target(layout, out if needs[0] else None, x, flat)
-    if residual is not None:
-        also = _layout.target(layout, None, dx[0])
+        values, dx = _layout.target(layout, out if needs[0] else None, x, flat)
+    if asked is not None:
+        also = None
+        if residual is not None:
+            also, dresidual = _layout.target(layout, None, values)
+        more = _options.of_pass(asked, layout, also, saved._bias)
     dweight = memory.vector(layout.channels, layout.compute)
     dbias = memory.vector(layout.channels, layout.compute)
     if layout.plan is not None:
-        more = None if asked is None else _options.of_pass(asked, layout, also[0], saved._bias)
         given = saved._weight, saved.buffer, dweight, dbias
-        passes.backward(layout.plan, task, x, flat, dx[0], *given, more=more)
+        passes.backward(layout.plan, task, more, x, flat, values, *given)
     if layout.plan is None or (weightless and not saved.fixed):
         dweight[:] = dbias[:] = 0
         if needs[0]:
-            dx[0][:] = 0
+            values[:] = 0
     return Grads(
-        _layout.finish(layout, dx[1], out) if needs[0] else None,
+        _layout.finish(layout, dx, out) if needs[0] else None,
         dweight if needs[1] else None,
         dbias if needs[2] else None,
-        None if residual is None else _layout.finish(layout, also[1], None),
+        None if dresidual is None else _layout.finish(layout, dresidual, None),
     )
 
 
@@ -541,7 +544,7 @@ def _run_evaluation(flat, layout, weight, bias, eps, mean, var, out, more=None) 
     """Normalise with a `fixed_pair`."""
     values, result = _layout.target(layout, out, flat)
     if layout.plan is not None:
-        passes.evaluate(layout.plan, flat, values, weight, bias, mean, var, eps, more=more)
+        passes.evaluate(layout.plan, more, flat, values, weight, bias, mean, var, eps)
     return _layout.finish(layout, result, out)
 
 
@@ -554,6 +557,7 @@ def _run_forward(
         passes.forward(
             layout.plan,
             task,
+            more,
             flat,
             values,
             weight,
@@ -561,7 +565,6 @@ def _run_forward(
             buffer,
             count or 1.0,  # of no values: variance 0, and a finite output
             eps,
-            more=more,
         )
     elif task & passes.REDUCE:
         buffer[:] = 0.0

@@ -150,8 +150,10 @@ def batch_stats(x, *, channel_axis: int = 1, weights=None) -> Stats:
         count, scale = given.total, given.total / given.sum if given.sum else 1.0
     if layout.plan is None or count == 0.0:
         return Stats.empty(layout.channels)
-    buffer, none = of_channels(layout.channels), np.empty(0, layout.compute)
-    passes.forward(layout.plan, passes.REDUCE, flat, flat, none, none, buffer, 1.0, 0.0, more=more)
+    buffer, none = of_channels(layout.channels), flat
+    if layout.words is not None:
+        none = np.empty(0, layout.compute)
+    passes.forward(layout.plan, passes.REDUCE, more, flat, flat, none, none, buffer, 1.0, 0.0)
     if scale != 1.0:
         buffer[1] *= scale
     return of_buffer(buffer, count)

@@ -242,7 +242,7 @@ def _todo(plan: Plan, task: int, threads: int) -> Todo:
     return kept
 
 
-def _pass(start: Callable, plan: Plan, task: int, arguments: tuple, more: Options | None) -> None:
+def _pass(start: Callable, plan: Plan, task: int, more: Options | None, arguments: tuple) -> None:
     threads = min(plan.team, _threads.get_num_threads()) if plan.team > 1 else 1
     pool = plan.pool
     if more is not None:
@@ -261,7 +261,7 @@ def _pass(start: Callable, plan: Plan, task: int, arguments: tuple, more: Option
     pool.give(workspace)
 
 
-def forward(plan: Plan, task: int, *arguments, more: Options | None = None) -> None:
+def forward(plan: Plan, task: int, more: Options | None, *arguments) -> None:
     """REDUCE: mean and m2 of x into `stats`. WRITE: invstd too, and the normalised x into `out`.
 
     ``arguments``: x, out, weight, bias, stats, count, eps; ``stats`` has three rows of float64, a
@@ -269,21 +269,21 @@ def forward(plan: Plan, task: int, *arguments, more: Options | None = None) -> N
     m2 are read from `stats` and the variance is m2 / count. ``more``: of weights and places (with
     REDUCE), residual, and what is applied to the output.
     """
-    _pass(_start_forward, plan, task, arguments, more)
+    _pass(_start_forward, plan, task, more, arguments)
 
 
-def evaluate(plan: Plan, *arguments, more: Options | None = None) -> None:
+def evaluate(plan: Plan, more: Options | None, *arguments) -> None:
     """Normalise x with given statistics: x, out, weight, bias, mean, var, eps."""
-    _pass(_start_evaluation, plan, WRITE, arguments, more)
+    _pass(_start_evaluation, plan, WRITE, more, arguments)
 
 
-def backward(plan: Plan, task: int, *arguments, more: Options | None = None) -> None:
+def backward(plan: Plan, task: int, more: Options | None, *arguments) -> None:
     """REDUCE: dweight and dbias. WRITE: dx into `out`, which needs REDUCE unless FIXED.
 
     ``arguments``: x, dy, out, weight, stats, dweight, dbias. ``more``: as of the forward pass, with
     its bias; with a residual, ``dresidual`` is written beside dx.
     """
-    _pass(_start_backward, plan, task | BACKWARD, arguments, more)
+    _pass(_start_backward, plan, task | BACKWARD, more, arguments)
 
 
 @kernel

@@ -115,12 +115,18 @@ def reduce(context, plan, real, t, exact, operands, coefficients, tiles, first, 
         k += blocks
 
 
-@apart
-def _write_values(plan, o, stop, j, end, begin, operands, coefficients):
-    """Write values one by one: the first is of channel j, whose run ends at ``end``.
+@inner
+def _begin(plan, operands, o):
+    """The channel of the value at o, where its run ends, and where its sample's weights begin."""
+    row = o // plan.run
+    begin = lanes_of(operands) + row // plan.channels * plan.run
+    return row % plan.channels, (row + ONE) * plan.run, begin
 
-    Its sample's weights begin at ``begin``.
-    """
+
+@apart
+def _write_values(plan, o, stop, operands, coefficients):
+    """Write values one by one."""
+    j, end, begin = _begin(plan, operands, o)
     while o < stop:
         affine_one(operands, o, coefficients, j, o + (begin + plan.run - end))
         o += ONE
@@ -128,15 +134,6 @@ def _write_values(plan, o, stop, j, end, begin, operands, coefficients):
             j = j + ONE if j + ONE < plan.channels else ZERO
             begin += plan.run if j == ZERO else ZERO
             end += plan.run
-    return j, end, begin
-
-
-@inner
-def _begin(plan, operands, o):
-    """The channel of the value at o, where its run ends, and where its sample's weights begin."""
-    row = o // plan.run
-    begin = lanes_of(operands) + row // plan.channels * plan.run
-    return row % plan.channels, (row + ONE) * plan.run, begin
 
 
 @inner
@@ -147,10 +144,11 @@ def _write_part(plan, past_caches, o, stop, operands, coefficients):
     where a vector that overlaps its neighbour at each end of a run takes 2.8 (AMD EPYC, 2026-11).
     """
     channels, length, lanes = plan.channels, plan.run, lanes_of(operands)
-    j, end, begin = _begin(plan, operands, o)
     head = min(stop, o + to_line(operands.out, o)) if plan.aligned != ZERO else o
-    j, end, begin = _write_values(plan, o, head, j, end, begin, operands, coefficients)
+    if o < head:
+        _write_values(plan, o, head, operands, coefficients)
     o, last = head, stop - (stop - head) % lanes
+    j, end, begin = _begin(plan, operands, o)
     while o < last:
         full = o + (min(end, last) - o) // lanes * lanes
         here, to_weights = of_channel(coefficients, j), begin + length - end
@@ -173,7 +171,8 @@ def _write_part(plan, past_caches, o, stop, operands, coefficients):
                 affine_pair(operands, o, coefficients, j, *places)
             o += lanes
         j, end = following, end + length
-    _write_values(plan, o, stop, j, end, begin, operands, coefficients)
+    if o < stop:
+        _write_values(plan, o, stop, operands, coefficients)
 
 
 @inner
@@ -184,18 +183,19 @@ def _write_short(plan, o, stop, operands, coefficients):
     place of what has yet to be read.
     """
     channels, length, lanes = plan.channels, plan.run, lanes_of(operands)
-    j, end, begin = _begin(plan, operands, o)
+    end = (o // length + ONE) * length
     first = min(stop, end) if o + length != end else o
     if in_place(operands):
         first = stop
-    j, end, begin = _write_values(plan, o, first, j, end, begin, operands, coefficients)
+    _write_values(plan, o, first, operands, coefficients)
     o = first
+    j, end, begin = _begin(plan, operands, o)
     while o + lanes <= stop:
         affine(operands, o, of_channel(coefficients, j), ZERO, begin)
         j = j + ONE if j + ONE < channels else ZERO
         begin += length if j == ZERO else ZERO
         o, end = end, end + length
-    _write_values(plan, o, stop, j, end, begin, operands, coefficients)
+    _write_values(plan, o, stop, operands, coefficients)
 
 
 @inlined
