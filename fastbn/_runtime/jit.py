@@ -26,14 +26,13 @@ import numba
 import numpy as np
 import numpy.ma  # Numba's first call would import it, where no fork waits
 from llvmlite import ir
-from numba import _dynfunc, types
+from numba import _dynfunc, from_dtype, types
 from numba.core import config
 from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, lower_builtin, type_callable
 from numba.np.arrayobj import populate_array
-from numba.np.numpy_support import from_dtype
 
 from . import memory
 from .cache import DiskCache
