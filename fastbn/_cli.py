@@ -86,8 +86,11 @@ def _call(dtype: str, layout: str, name: str, size: str, *features: str) -> None
         x = np.ascontiguousarray(np.moveaxis(np.ones(shape, dtype), 1, axis))
         options = _options(features, x, axis)
         PASSES[name](x, axis, options)
-        for kind in WEIGHTS if "weights" in features else ():
-            fastbn.batch_stats(x, channel_axis=axis, weights=options["weights"].astype(kind))
+        if "weights" in features:
+            mask = options["weights"].astype(np.bool_)  # which has kernels of its own
+            PASSES[name](x, axis, options | {"weights": mask})
+            for kind in WEIGHTS:
+                fastbn.batch_stats(x, channel_axis=axis, weights=mask.astype(kind))
 
 
 def _progress(steps: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:

@@ -469,7 +469,8 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
         also = None
         if residual is not None:
             also, dresidual = _layout.target(layout, None, values)
-        more = _options.of_pass(asked, layout, also, saved._bias)
+        if layout.size:
+            more = _options.of_pass(asked, layout, also, saved._bias)
     dweight = memory.vector(layout.channels, layout.compute)
     dbias = memory.vector(layout.channels, layout.compute)
     if layout.plan is not None:

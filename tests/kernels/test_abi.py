@@ -84,12 +84,12 @@ def test_the_memory_of_a_workspace_beyond_the_limit_is_used_again(monkeypatch):
     monkeypatch.setattr(memory, "WORKSPACES", 1 << 20)
     large = pool(40, 50_000)
     first = large.take(1)
-    place = memory.address(first.memory[1])
+    place = memory.address(first.memory)
     large.give(first)
     assert not large._spare
     assert not memory._kept
     del first
-    assert memory.address(large.take(1).memory[1]) == place
+    assert memory.address(large.take(1).memory) == place
 
 
 MANY = """

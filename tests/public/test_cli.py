@@ -183,7 +183,7 @@ def steps_of(monkeypatch):
     """A function of a call: the keys of the steps that it has need of, none of which it runs."""
     found = set()
 
-    def note(start, plan, task, arguments, more):
+    def note(start, plan, task, more, arguments):
         if start is passes._start_forward:
             arguments[4][...] = 1.0  # statistics
         found.update(passes._keys(plan, task if more is None else task | more.task).values())

@@ -31,13 +31,12 @@ V3, V4 = "x86-64-v3", "x86-64-v4"
 # preferred width is that of the vectors that the compiler makes of loops.
 PROCESSORS = {
     "AVX2": (V3, ""),
-    "AVX2, no F16C": (V3, "-f16c"),
     "AVX2, 16 bytes preferred": (V3, "+prefer-128-bit"),
     "AVX-512, 64 bytes preferred": (V4, "-prefer-256-bit"),
     "AVX-512, 32 bytes preferred": (V4, "+prefer-256-bit"),
     "AVX-512, 16 bytes preferred": (V4, "+prefer-128-bit"),
 }
-OPTIONS_TOO = "AVX2", "AVX2, no F16C"
+HALVES = "half, rows", "half, a small image"
 SETTINGS = {
     "optimised little": {"NUMBA_OPT": "1", "NUMBA_LOOP_VECTORIZE": "0"},
     "vectorised more": {"NUMBA_SLP_VECTORIZE": "1"},
@@ -77,9 +76,20 @@ def needs(name):
 def test_other_processors(processor):
     name, features = PROCESSORS[processor]
     needs(name)
-    groups, expected = (3, EVERY) if processor in OPTIONS_TOO else (1, DIGEST)
+    groups, expected = (3, EVERY) if processor == "AVX2" else (1, DIGEST)
     settings = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
     assert digests(2, groups=groups, **settings) == [expected]
+
+
+def test_a_processor_without_float16():
+    needs(V3)
+    script = f"""
+from fastbn import _verify, config_info
+assert not config_info()["float16_conversion"]
+print(*_verify.digests({HALVES}).values())
+"""
+    settings = {"NUMBA_CPU_NAME": V3, "NUMBA_CPU_FEATURES": "-f16c"}
+    assert run_python(script, **settings).split() == list(_verify.digests(HALVES).values())
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
