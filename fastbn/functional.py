@@ -392,8 +392,7 @@ def _run_weighted(flat, layout, weight, bias, eps, buffer, weights, out, more):
         return y, 0.0
     task, count = _REDUCE_AND_WRITE, weights.sum
     y = _run_forward(flat, layout, weight, bias, eps, buffer, count, task, out, more)
-    if weights.total != weights.sum:
-        buffer[1] *= weights.total / weights.sum
+    weights.rescale(buffer)
     return y, weights.total
 
 
@@ -449,7 +448,8 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     validate.gradient("dy", dy, layout.shape)
     residual = None if asked is None else asked.residual
     if out is not None:
-        _check_out(out, layout, dy, dy=dy, x=saved.x, weight=saved._weight, residual=residual)
+        read = {"weight": saved._weight, "bias": saved._bias, "residual": residual}
+        _check_out(out, layout, dy, dy=dy, x=saved.x, **read)
     if layout.words is not None and not _layout.suits(layout, dy):
         layout = _layout.widened(layout)
     weightless = asked is not None and asked.weights is not None and asked.weights.sum == 0.0

@@ -143,19 +143,19 @@ def batch_stats(x, *, channel_axis: int = 1, weights=None) -> Stats:
     """
     x = validate.array("x", x)
     flat, layout = _layout.see(x, channel_axis)
-    count, scale, more = float(layout.n), 1.0, None
+    count, given, more = float(layout.n), None, None
     if weights is not None:
         given = _options.beside(weights, layout)
         more = _options.of_pass(_options.Options(given, None, 0, 0.0), layout)
-        count, scale = given.total, given.total / given.sum if given.sum else 1.0
+        count = given.total
     if layout.plan is None or count == 0.0:
         return Stats.empty(layout.channels)
     buffer, none = of_channels(layout.channels), flat
     if layout.words is not None:
         none = np.empty(0, layout.compute)
     passes.forward(layout.plan, passes.REDUCE, more, flat, flat, none, none, buffer, 1.0, 0.0)
-    if scale != 1.0:
-        buffer[1] *= scale
+    if given is not None:
+        given.rescale(buffer)
     return of_buffer(buffer, count)
 
 

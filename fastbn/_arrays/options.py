@@ -26,8 +26,13 @@ class Weights(NamedTuple):
     values: np.ndarray  # times a power of two, perhaps; and a vector of zeros at each end
     places: np.ndarray  # where the first channel has weights
     sum: float  # of the values
-    given: np.ndarray  # the weights themselves
-    total: float  # of these, for all values of a channel
+    total: float  # of the weights as they are given
+
+    def rescale(self, buffer: np.ndarray) -> None:
+        """Have the m2 that a pass has left in its buffer belong to the total."""
+        if self.total != self.sum:
+            with np.errstate(all="ignore"):  # infinite, if the total is that large
+                buffer[1] *= self.total / self.sum
 
 
 class Options(NamedTuple):
@@ -81,23 +86,25 @@ def beside(given, layout: Layout) -> Weights:
     places = np.zeros(PLACES, np.uintp)
     if summed and layout.plan is not None:
         kernels.find_places(values, layout.channels, layout.plan.cut["run"], places)
-    return Weights(room, places, summed, given, total)
+    return Weights(room, places, summed, total)
 
 
 def _take(given: np.ndarray, wide: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     """Put real weights where kernels read them; their sum, and that of what is put there."""
     if wide.dtype not in (np.float32, np.float64) or not wide.dtype.isnative:
-        wide = wide.astype(np.float64)
+        with np.errstate(over="ignore"):  # a longer type's largest
+            wide = wide.astype(np.float64)
     flat = np.require(wide, requirements=("C", "A", "W")).reshape(-1)
     room, kind = np.empty(64), values.dtype.type
     total, summed = kernels.take(flat, kind(1.0), values, room)
     if not 0.0 <= total < math.inf:
-        what = f"at least one of {given.min()}" if total < 0.0 else f"a total of {total}"
+        what = f"at least one of {np.nanmin(given)}" if total < 0.0 else f"a total of {total}"
         raise ValueError(f"weights should be at least 0, and their total finite, got {what}")
     # The unit of weights means nothing but for the total: products of large ones might overflow.
     exponent = math.frexp(total / wide.size)[1] if total else 0
     if abs(exponent) > MODERATE:
-        _, summed = kernels.take(flat * math.ldexp(1.0, -exponent), kind(1.0), values, room)
+        moved = np.ldexp(flat.astype(np.float64), -exponent)
+        _, summed = kernels.take(moved, kind(1.0), values, room)
     return total, summed
 
 

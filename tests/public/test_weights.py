@@ -420,3 +420,30 @@ def test_masked_arrays_are_pointed_to_weights(call, name):
     function = fastbn.BatchNorm(3) if call == "layer" else getattr(fastbn, call)
     with pytest.raises(TypeError, match=r"masked(.|\n)*weights|weights(.|\n)*masked"):
         function(given["x"], weights=given["weights"])
+
+
+# --- of any size ----------------------------------------------------------------------------------
+
+
+SIZES = [*(("f4", size) for size in (1e-45, 1e-40, 1e-38, 1e30))]
+SIZES += [("f8", size) for size in (5e-324, 1e-309, 1e-100, 1e200)]
+
+
+@pytest.mark.parametrize(("kind", "size"), SIZES)
+def test_weights_of_any_size(kind, size):
+    weight = np.dtype(kind).type(size)
+    x = problem((6, 3))[0]
+    stats = fastbn.batch_stats(x, weights=np.full(6, weight))
+    expected = fastbn.batch_stats(x)
+    np.testing.assert_allclose(stats.mean, expected.mean, rtol=1e-12)
+    assert stats.count == 6 * float(weight)
+    if size > 1e-300:
+        np.testing.assert_allclose(stats.var(), expected.var(), rtol=1e-12)
+
+
+def test_a_gradient_may_not_overwrite_the_bias():
+    memory = np.ones((6, 4))
+    y, saved = fastbn.forward(np.arange(24.0).reshape(6, 4), None, memory[0], activation="relu")
+    with pytest.raises(ValueError, match="out should not overlap bias"):
+        fastbn.backward(y, saved, out=memory)
+    assert (memory == 1.0).all()
