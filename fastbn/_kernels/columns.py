@@ -344,10 +344,10 @@ def in_row(plan, out):
 
 
 @apart
-def _write_values(o, stop, width, operands, coefficients, to_weights):
+def _write_values(o, stop, width, operands, coefficients, first):
     """Write values one by one, as far as the next whole vector or the end."""
     while o < stop:
-        affine_one(operands, o, coefficients, o % width, o + to_weights)
+        affine_one(operands, o, coefficients, o % width, o - first)
         o += ONE
     return o
 
@@ -369,7 +369,7 @@ def _distance(plan, operands, n):
 
 
 @inlined
-def _write_one_place(plan, past_caches, o, stop, operands, coefficients, to_weights):
+def _write_one_place(plan, past_caches, o, stop, operands, coefficients, first):
     """Write the output from where a vector begins to ``stop``."""
     width, lanes = plan.write_width, lanes_of(operands)
     last, p = stop - (stop - o) % lanes, o % width
@@ -377,14 +377,14 @@ def _write_one_place(plan, past_caches, o, stop, operands, coefficients, to_weig
         end = min(last, o + (width - p + lanes - ONE) // lanes * lanes)
         if past_caches:
             while o < end:
-                affine_nontemporal(operands, o, coefficients, p, o + to_weights)
+                affine_nontemporal(operands, o, coefficients, p, o - first)
                 o, p = o + lanes, p + lanes
         while o < end:
-            affine(operands, o, coefficients, p, o + to_weights)
+            affine(operands, o, coefficients, p, o - first)
             o, p = o + lanes, p + lanes
         if p >= width:
             p -= width
-    _write_values(last, stop, width, operands, coefficients, to_weights)
+    _write_values(last, stop, width, operands, coefficients, first)
 
 
 @inner
@@ -427,8 +427,8 @@ def _write_weighted(plan, past_caches, o, stop, operands, weighted, coefficients
         end, start = min(stop, head + most), o - o % unit
         n = end - start
         _spread(operands.weights, plan, start, n, n, ONE, weighted.weights)
-        _write_values(o, head, width, weighted, coefficients, ZERO - start)
-        _write_one_place(plan, past_caches, head, end, weighted, coefficients, ZERO - start)
+        _write_values(o, head, width, weighted, coefficients, start)
+        _write_one_place(plan, past_caches, head, end, weighted, coefficients, start)
         o = end
 
 

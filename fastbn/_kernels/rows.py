@@ -128,7 +128,7 @@ def _write_values(plan, o, stop, operands, coefficients):
     """Write values one by one."""
     j, end, begin = _begin(plan, operands, o)
     while o < stop:
-        affine_one(operands, o, coefficients, j, o + (begin + plan.run - end))
+        affine_one(operands, o, coefficients, j, begin + (o + plan.run - end))
         o += ONE
         if o == end:
             j = j + ONE if j + ONE < plan.channels else ZERO
@@ -151,17 +151,17 @@ def _write_part(plan, past_caches, o, stop, operands, coefficients):
     j, end, begin = _begin(plan, operands, o)
     while o < last:
         full = o + (min(end, last) - o) // lanes * lanes
-        here, to_weights = of_channel(coefficients, j), begin + length - end
+        here, start = of_channel(coefficients, j), end - length
         if past_caches:
             while o < full:
-                affine_nontemporal(operands, o, here, ZERO, o + to_weights)
+                affine_nontemporal(operands, o, here, ZERO, begin + (o - start))
                 o += lanes
         while o < full:
-            affine(operands, o, here, ZERO, o + to_weights)
+            affine(operands, o, here, ZERO, begin + (o - start))
             o += lanes
         if o >= last and o < end:
             break
-        following, w = j + ONE if j + ONE < channels else ZERO, o + to_weights
+        following, w = j + ONE if j + ONE < channels else ZERO, begin + (o - start)
         begin += length if following == ZERO else ZERO
         if o < end:
             places = w, following, begin, end - o
