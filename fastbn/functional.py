@@ -255,6 +255,8 @@ def denormalize(
            [ 3., 30.]])
     """
     y = validate.array("y", y)
+    validate.several_axes("y", y.shape)
+    validate.dtypes("y", y.dtype)
     flat, layout = _layout.see(y, channel_axis)
     w = np.asarray(parameter("weight", weight, 1.0, layout), np.float64)
     b = np.asarray(parameter("bias", bias, 0.0, layout), np.float64)
@@ -580,7 +582,7 @@ def parameter(name: str, value, default: float, layout: _layout.Layout) -> np.nd
     if value is None:
         return _constant(default, layout.channels, layout.compute)
     if len(layout.axes) > 1:
-        value = validate.channels_flat(layout.channel_shape, value)
+        value = validate.channels_flat(name, layout.channel_shape, value)
     if (  # the ordinary case
         type(value) is np.ndarray
         and value.dtype is layout.compute
@@ -599,11 +601,11 @@ def given_stats(stats, layout: _layout.Layout) -> tuple[np.ndarray, np.ndarray, 
             raise ValueError(f"stats should have {channels} channels, got {stats.mean.size}")
         return stats.mean, stats.m2, stats.count
     if isinstance(stats, tuple) and len(stats) == 2:
-        mean, var = stats
+        names, (mean, var) = ("stats mean", "stats var"), stats
         if len(layout.axes) > 1:
-            shape = layout.channel_shape
-            mean, var = validate.channels_flat(shape, mean), validate.channels_flat(shape, var)
-        return *fixed_pair(("stats mean", "stats var"), mean, var, channels), None
+            mean = validate.channels_flat(names[0], layout.channel_shape, mean)
+            var = validate.channels_flat(names[1], layout.channel_shape, var)
+        return *fixed_pair(names, mean, var, channels), None
     raise TypeError(f"stats should be a Stats or (mean, var), got {type(stats).__name__}")
 
 

@@ -287,8 +287,8 @@ def move_running_stats(
 ) -> bool:
     """`update_running_stats` by a forward pass's buffer and count, for arguments that are checked.
 
-    ``ordinary``: the two are an `validate.ordinary_pair`; else either may be None. With ``momentum``
-    None the batch's are put in their place. Returns whether the statistics were taken.
+    ``ordinary``: the two are an `validate.ordinary_pair`; else either may be None. A momentum of
+    None puts the batch's in their place. Returns whether the statistics were taken.
     """
     if ordinary and nonfinite == "propagate" and count > 0:
         passes.move(running_mean, running_var, buffer, _divisor(count, ddof), momentum)
