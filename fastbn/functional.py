@@ -302,16 +302,17 @@ class Saved:
         Weights, residual and activation, if there are any: the residual itself, not a copy.
     """
 
-    __slots__ = ("_bias", "_weight", "buffer", "count", "fixed", "layout", "options", "x")
+    __slots__ = ("_bias", "_given", "_weight", "buffer", "count", "fixed", "layout", "options", "x")
 
-    def __init__(self, x, layout, weight, bias, buffer, count, fixed, options):
+    def __init__(self, x, layout, weight, bias, buffer, count, given, options):
         self.x = x
         self.layout = layout
         self._weight = weight
         self._bias = bias
-        self.buffer = buffer  # mean, m2 and invstd, which nobody should write to
+        self.buffer = buffer  # of `of_channels`, which nobody should write to
         self.count = count
-        self.fixed = fixed
+        self.fixed = given is not None
+        self._given = given  # `Stats` or a pair
         self.options = options
 
     @property
@@ -322,6 +323,8 @@ class Saved:
 
     @property
     def stats(self) -> Stats:
+        if isinstance(self._given, Stats):
+            return self._given  # with every digit
         return of_buffer(self.buffer, self.count)
 
 
@@ -454,9 +457,9 @@ def forward_any(
         more = _options.of_pass(asked, layout)
         if stats is None and asked.weights is not None:
             y, count = _run_weighted(flat, layout, w, b, eps, buffer, asked.weights, out, more)
-            return y, Saved(x, layout, w, b, buffer, count, False, asked)
+            return y, Saved(x, layout, w, b, buffer, count, None, asked)
     y = _run_forward(flat, layout, w, b, eps, buffer, count, task, out, more)
-    return y, Saved(x, layout, w, b, buffer, count, stats is not None, asked)
+    return y, Saved(x, layout, w, b, buffer, count, stats, asked)
 
 
 def _suited(x, flat, layout, asked) -> tuple[np.ndarray, _layout.Layout]:
@@ -619,10 +622,11 @@ def fixed_pair(names, mean, var, channels: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def _buffer(mean, m2) -> np.ndarray:
-    """Statistics from outside as a pass takes them, with room for invstd."""
+    """Statistics from outside as a pass takes them, with room for invstd; nothing rounded off."""
     buffer = of_channels(mean.size)
     buffer[0] = mean
     buffer[1] = m2
+    buffer[3] = 0.0
     return buffer
 
 
