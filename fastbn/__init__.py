@@ -20,6 +20,7 @@ _attribute, __dir__, __all__ = _lazy.attach(
         ],
         "functional": ["backward", "batch_norm", "forward", "normalize"],
         "layers": ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"],
+        "population": ["covariate_shift", "population_stats"],
         "stats": ["Stats", "batch_stats", "merge_stats", "update_running_stats"],
     },
 )

@@ -127,7 +127,7 @@ class Stats:
             If `a` is no 1-D float64 array of such a length, or its count is negative or NaN.
         """
         a = validate.array("a", a)
-        if a.dtype != np.float64:
+        if a.dtype.newbyteorder("=") != np.float64:
             raise TypeError(f"a should be an array of float64, got dtype {a.dtype}")
         if a.ndim != 1 or a.size < 2 or a.size % 4 != 2:
             raise ValueError(f"a should have shape (2 + 4 * C,) for C channels, got {a.shape}")
@@ -164,6 +164,14 @@ def _of_digits(count, values) -> Stats:
     """`Stats` of a count and values (2, C), each as high and low parts."""
     (mean, m2), (mean_low, m2_low) = values
     return _new(count[0], mean, m2, (count[1], mean_low, m2_low))
+
+
+def mean_difference(a: Stats, b: Stats) -> np.ndarray:
+    """The means of one less those of the other, rounded once."""
+    low = [0.0 if part._low[1] is None else part._low[1] for part in (a, b)]
+    far, rest = _doubled.two_sum(a.mean, -b.mean)
+    rest += low[0] - low[1]
+    return np.where(np.isfinite(rest), far + rest, far)
 
 
 def batch_stats(x, *, channel_axis: int = 1, weights=None) -> Stats:

@@ -71,7 +71,11 @@ ARRAYS = [
     (SEED_BACKWARDS, "dout", wrong.GRADIENT),
 ]
 NUMBERS = [
-    ([*FUNCTIONS, "batch_stats", "BatchNorm, call"], "channel_axis", wrong.NO_INTEGER | wrong.NONE),
+    (
+        [*FUNCTIONS, "batch_stats", "population", "BatchNorm, call"],
+        "channel_axis",
+        wrong.NO_INTEGER | wrong.NONE,
+    ),
     (LAYERS, "channel_axis", wrong.NO_INTEGER | wrong.NONE),
     ([*FUNCTIONS, *LAYERS], "eps", wrong.NO_NUMBER | wrong.NEGATIVE | wrong.NONE),
     (["layer, replaced"], "eps", wrong.NO_NUMBER | wrong.NEGATIVE | wrong.NONE),
@@ -104,6 +108,10 @@ OTHERS = [
     (["normalize"], "stats", {"None": (wrong.always(None), TypeError, "stats.*NoneType")}),
     (["update"], "stats", wrong.NO_STATS),
     (["merge"], "stats", wrong.PARTS),
+    (["population"], "batches", wrong.BATCHES),
+    (["shift"], "stats", wrong.NO_STATS_AT_ALL),
+    (["shift"], "reference", wrong.NO_STATS_AT_ALL | wrong.REFERENCE),
+    (["from_array"], "a", wrong.DIGITS),
     (["backward"], "saved", wrong.SAVED),
     (SEED_BACKWARDS, "cache", wrong.SAVED),
     (["backward"], "needs", wrong.NEEDS),
