@@ -11,7 +11,7 @@ from ._arrays import validate
 from ._arrays.options import SLOPE
 from ._kernels import passes
 from ._runtime import errors, memory
-from .stats import Stats, move_running_stats, of_buffer, of_channels
+from .stats import Stats, buffer_of, move_running_stats, of_buffer, of_channels
 
 RUNNING = "running_mean", "running_var"
 PARAMETERS = "weight", "bias"  # the names that messages give them
@@ -197,7 +197,7 @@ def normalize(
         more = _options.of_pass(asked, layout)
     if count is None:
         return _run_evaluation(flat, layout, w, b, eps, mean, second, out, more)
-    buffer = _buffer(mean, second)
+    buffer = buffer_of(stats, mean, second)
     return _run_forward(flat, layout, w, b, eps, buffer, count, passes.WRITE, out, more)
 
 
@@ -446,7 +446,7 @@ def forward_any(
     if stats is not None:
         task = passes.WRITE
         mean, second, count = given_stats(stats, layout)
-        buffer, count = _buffer(mean, second), 1.0 if count is None else count
+        buffer, count = buffer_of(stats, mean, second), 1.0 if count is None else count
     else:
         if layout.n == 1 < minimum:
             raise validate.single_value(layout.shape)
@@ -619,15 +619,6 @@ def fixed_pair(names, mean, var, channels: int) -> tuple[np.ndarray, np.ndarray]
     for name, value in zip(names, (mean, var), strict=True):
         validate.vector(name, value, channels)
     return np.array(mean, np.float64), np.array(var, np.float64)
-
-
-def _buffer(mean, m2) -> np.ndarray:
-    """Statistics from outside as a pass takes them, with room for invstd; nothing rounded off."""
-    buffer = of_channels(mean.size)
-    buffer[0] = mean
-    buffer[1] = m2
-    buffer[3] = 0.0
-    return buffer
 
 
 def check_out(out, layout: _layout.Layout, alias, **others) -> None:

@@ -12,7 +12,8 @@ from ._kernels import passes
 from ._runtime import errors
 from .conventions import EPS, MOMENTUM, convention_of
 from .functional import PARAMETERS, Saved, forward_any
-from .stats import Stats, move_running_stats, population_stats
+from .population import population_stats
+from .stats import Stats, move_running_stats
 from .variants import Groups, Renormed, forward_groups, forward_renormed, gradients
 
 

@@ -127,7 +127,7 @@ class Stats:
             If `a` is no 1-D float64 array of such a length, or its count is negative or NaN.
         """
         a = validate.array("a", a)
-        if a.dtype != np.float64:
+        if a.dtype.newbyteorder("=") != np.float64:
             raise TypeError(f"a should be an array of float64, got dtype {a.dtype}")
         if a.ndim != 1 or a.size < 2 or a.size % 4 != 2:
             raise ValueError(f"a should have shape (2 + 4 * C,) for C channels, got {a.shape}")
@@ -164,6 +164,14 @@ def _of_digits(count, values) -> Stats:
     """`Stats` of a count and values (2, C), each as high and low parts."""
     (mean, m2), (mean_low, m2_low) = values
     return _new(count[0], mean, m2, (count[1], mean_low, m2_low))
+
+
+def mean_difference(a: Stats, b: Stats) -> np.ndarray:
+    """The means of one less those of the other, rounded once."""
+    low = [0.0 if part._low[1] is None else part._low[1] for part in (a, b)]
+    far, rest = _doubled.two_sum(a.mean, -b.mean)
+    rest += low[0] - low[1]
+    return np.where(np.isfinite(rest), far + rest, far)
 
 
 def batch_stats(x, *, channel_axis: int | tuple[int, ...] = 1, weights=None) -> Stats:
@@ -245,14 +253,17 @@ def _sum_overflowed(x: np.ndarray, layout, weights, buffer: np.ndarray) -> None:
 
     Those that hold NaN or infinity stay what they are.
     """
-    channels = np.moveaxis(x, layout.axis, 0)
+    axes, shape = layout.axes, layout.channel_shape
+    channels = np.moveaxis(x, axes, range(len(axes)))
+    if weights is not None:
+        weights = _options.spread(validate.array("weights", weights), layout).reshape(-1)
     found = np.flatnonzero(~np.isfinite(buffer[1]))
     step = max(1, _AGAIN // layout.n)
     with np.errstate(all="ignore"):
         for start in range(0, found.size, step):
             some = found[start : start + step]
-            part = np.moveaxis(channels[some] / _doubled.HUGE, 0, layout.axis)
-            again = _summed(part, layout.axis, weights)[0]
+            part = channels[np.unravel_index(some, shape)] / _doubled.HUGE
+            again = _summed(part.reshape(some.size, layout.n), 0, weights)[0]
             fine = np.isfinite(again[0])
             some, again = some[fine], again[:, fine] * _doubled.HUGE
             buffer[0, some], buffer[1, some] = again[0], again[1] * _doubled.HUGE
@@ -264,6 +275,15 @@ def of_channels(channels: int) -> np.ndarray:
     if channels < memory.SMALL // 4:
         return np.empty((4, channels))
     return memory.empty((4, channels), np.dtype(np.float64))
+
+
+def buffer_of(stats, mean: np.ndarray, m2: np.ndarray) -> np.ndarray:
+    """Statistics from outside as a pass takes them, with room for invstd."""
+    buffer = of_channels(mean.size)
+    buffer[0], buffer[1] = mean, m2
+    low = stats._low[1] if isinstance(stats, Stats) else None
+    buffer[3] = 0.0 if low is None else low
+    return buffer
 
 
 def of_buffer(buffer: np.ndarray, count: float) -> Stats:
@@ -443,12 +463,3 @@ def _move(running_mean, running_var, batch, count, momentum, ddof, nonfinite) ->
                     moved += momentum * new
                 running[...] = moved  # nothing that can fail comes between the two
     return True
-
-
-def population_stats(batches, *, channel_axis=1, progress=False):
-    total = None
-    for item in batches:
-        x, weights = item if isinstance(item, tuple) else (item, None)
-        part = batch_stats(x, channel_axis=channel_axis, weights=weights)
-        total = part if total is None else total + part
-    return total

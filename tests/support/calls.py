@@ -161,6 +161,15 @@ CALLS = {  # name: (arguments that are right, function of the arguments)
     ),
     "update": (pick("stats", **RUNNING), plain(fastbn.update_running_stats)),
     "merge": (lambda w: {"stats": [w.stats, w.stats]}, plain(fastbn.merge_stats)),
+    "population": (
+        lambda w: {"batches": [w.x, (w.x[:1], w.weights[:1])]},
+        plain(fastbn.population_stats),
+    ),
+    "shift": (
+        lambda w: {"stats": w.stats, "reference": fastbn.Stats(2, w.mean, w.var)},
+        plain(fastbn.covariate_shift),
+    ),
+    "from_array": (lambda w: {"a": w.stats.to_array()}, plain(fastbn.Stats.from_array)),
     "Stats": (lambda w: {"count": 2, "mean": w.mean, "m2": w.var}, plain(fastbn.Stats)),
     "var": (lambda w: {"ddof": 1}, lambda w, ddof: w.stats.var(ddof)),
     "std": (lambda w: {"ddof": 1}, lambda w, ddof: w.stats.std(ddof)),

@@ -88,7 +88,11 @@ ARRAYS = [
     (SEED_BACKWARDS, "dout", wrong.GRADIENT),
 ]
 NUMBERS = [
-    ([*FUNCTIONS, "batch_stats", "BatchNorm, call"], "channel_axis", wrong.NO_INTEGER | wrong.NONE),
+    (
+        [*FUNCTIONS, "batch_stats", "population", "BatchNorm, call"],
+        "channel_axis",
+        wrong.NO_INTEGER | wrong.NONE,
+    ),
     (LAYERS, "channel_axis", wrong.NO_INTEGER | wrong.NONE),
     (
         [*FUNCTIONS, *LAYERS, "denormalize", *HALVES],
@@ -131,13 +135,17 @@ OTHERS = [
     (["add sums"], "other", wrong.OTHER_SUMS),
     (["double"], "saved", wrong.SAVED | wrong.SAVED_WITH),
     (["layer, update"], "stats", wrong.NO_STATS_OF_LAYER),
-    (["layer, adapt"], "batches", wrong.BATCHES),
+    (["layer, adapt"], "batches", wrong.BATCHES_OF_LAYER),
     (LAYERS, "convention", wrong.CONVENTION),
     (["BatchRenorm"], "track_running_stats", wrong.UNTRACKED),
     (FUNCTIONS, "channel_axis", wrong.AXES),
     (["normalize"], "stats", {"None": (wrong.always(None), TypeError, "stats.*NoneType")}),
     (["update"], "stats", wrong.NO_STATS),
     (["merge"], "stats", wrong.PARTS),
+    (["population"], "batches", wrong.BATCHES),
+    (["shift"], "stats", wrong.NO_STATS_AT_ALL),
+    (["shift"], "reference", wrong.NO_STATS_AT_ALL | wrong.REFERENCE),
+    (["from_array"], "a", wrong.DIGITS),
     (["backward"], "saved", wrong.SAVED),
     (SEED_BACKWARDS, "cache", wrong.SAVED),
     (["backward"], "needs", wrong.NEEDS),

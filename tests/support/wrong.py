@@ -374,9 +374,8 @@ NO_STATS_OF_LAYER = {
         "stats should have 3 channels, got 4",
     ),
 }
-BATCHES = {
+BATCHES_OF_LAYER = {
     "None": (always(None), TypeError, "batches should be an iterable.*NoneType"),
-    "none": (always([]), ValueError, "batches should contain at least one"),
     "4 channels": (always([np.ones((2, 4))]), ValueError, "stats should have 3 channels, got 4"),
 }
 CONVENTION = {
@@ -389,6 +388,48 @@ GROUP = {
     "-4": (always(-4), ValueError, "virtual_batch_size should be at least 1, got -4"),
 }
 RMAX = {"0.5": (always(0.5), ValueError, "rmax should be at least 1, got 0.5")}
+BATCHES = {
+    "None": (always(None), TypeError, "batches should be an iterable of arrays, got NoneType"),
+    "number": (always(3.0), TypeError, "batches should be an iterable of arrays, got float"),
+    "nothing": (always([]), ValueError, "batches should contain at least one batch, got none"),
+    "an array": (lambda a, w: w.x2, ValueError, "^batch 0: x should have at least 2 dim"),
+    "text": (lambda a, w: [w.x, w.x2.astype(str)], TypeError, "^batch 1: x should be .*<U"),
+    "weights": (
+        lambda a, w: [w.x, w.x, (w.x, w.weight)],
+        ValueError,
+        r"^batch 2: weights should have shape \(4, 5\)",
+    ),
+    "triple": (
+        lambda a, w: [(w.x, w.weights, w.y)],
+        ValueError,
+        r"^batch 0: should be an array or \(x, weights\), got a tuple of 3",
+    ),
+    "channels": (
+        lambda a, w: [w.x, w.x, np.ones((2, 4))],
+        ValueError,
+        "batches .* same number of channels: batch 0 has 3, batch 2 has 4",
+    ),
+}
+NO_STATS_AT_ALL = {
+    "pair": (lambda a, w: (w.mean, w.var), TypeError, "{0} should be a Stats, got tuple"),
+    "None": (always(None), TypeError, "{0} should be a Stats, got NoneType"),
+}
+REFERENCE = {
+    "4 channels": (
+        always(fastbn.Stats.empty(4)),
+        ValueError,
+        "reference should have 3 channels, as stats, got 4",
+    ),
+}
+DIGITS = {
+    "float32": (lambda a, w: a.astype(np.float32), TypeError, "a should .*float64, got .*float32"),
+    "None": (always(None), TypeError, "a should .*float64, got dtype object"),
+    "2-D": (lambda a, w: a[None], ValueError, r"a should have shape \(2 \+ 4.*got \(1, 14\)"),
+    "short": (lambda a, w: a[:-1], ValueError, r"a should have shape \(2 \+ 4.*got \(13,\)"),
+    "nothing": (lambda a, w: a[:0], ValueError, r"a should have shape \(2 \+ 4.*got \(0,\)"),
+    "negative": (lambda a, w: -a, ValueError, "the count in a should be at least 0, got -20"),
+    "NaN": (lambda a, w: np.nan * a, ValueError, "the count in a should be a number, got nan"),
+}
 NO_TEAM = {
     str(value): (always(value), ValueError, rf"k should be from 1 to 8 .*got {value}\b")
     for value in (0, -1, 9, 10**9)
