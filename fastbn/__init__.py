@@ -18,6 +18,7 @@ _attribute, __dir__, __all__ = _lazy.attach(
             "spatial_batchnorm_backward",
             "spatial_batchnorm_forward",
         ],
+        "fold": ["fold_conv", "fold_linear"],
         "functional": ["backward", "batch_norm", "forward", "normalize"],
         "layers": ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"],
         "stats": ["Stats", "batch_stats", "merge_stats", "update_running_stats"],
