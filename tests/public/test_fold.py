@@ -179,7 +179,7 @@ def test_a_channel_without_deviation_gives_the_bias(bn_first):
 
 
 def test_a_bias_that_lies_where_the_mean_does():
-    """b - mean comes first: b and the mean times the scale would be 6e12, of which a digit is 1e-3."""
+    """b - mean comes first: b and mean times the scale would be 6e12, whose last digit is 1e-3."""
     bn = layer(1, affine=False, eps=0.0)
     bn.running_mean[:], bn.running_var[:] = 1e8 + 0.25, 3e-10
     assert fold_linear([[1.0]], [1e8], bn)[1] == pytest.approx(-0.25 / math.sqrt(3e-10), rel=1e-15)
