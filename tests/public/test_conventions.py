@@ -102,10 +102,12 @@ def trace_of_layer(bn):
     return [*trace, bn.eval()(x)]
 
 
-def close(got, expected, tolerance=1e-12):
+def close(got, expected, tolerance=1e-12, *, outputs=None):
+    """Two traces; outputs may have another tolerance than running statistics."""
     assert len(got) == len(expected) in (7, 10)
     for mine, theirs in zip(got, expected, strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=tolerance, atol=tolerance)
+        within = outputs if outputs and mine.ndim == 2 else tolerance
+        np.testing.assert_allclose(mine, theirs, rtol=within, atol=within)
 
 
 # --- the formulas --------------------------------------------------------------------------------
@@ -284,11 +286,11 @@ def test_figures_of_chainer():
 
 
 # Keras and Flax run in a process of their own: they start threads, of which forks of this one
-# would warn, and Keras reads its settings when it is imported. Flax keeps statistics in float32.
+# would warn, and Keras reads its settings when it is imported. Their statistics are float32.
 SYSTEMS = {
     "keras": """
 import keras
-keras.config.set_floatx("float64")  # else arrays become float32 on their way in
+keras.config.set_floatx("float64")
 def layer(arguments):
     bn = keras.layers.BatchNormalization(**arguments)
     bn.build((None, 4))
@@ -343,7 +345,7 @@ def test_keras_and_flax_themselves(system, tmp_path):
     ):
         bn = BatchNorm(4, convention=system, dtype=np.float64, **arguments)
         trace = [np.array(a) for a in json.loads(line)]
-        close(trace_of_layer(bn), trace, 1e-7 if system == "flax" else 1e-12)
+        close(trace_of_layer(bn), trace, 1e-7, outputs=2e-5)
 
 
 # --- ONNX: its reference, and its own tests ------------------------------------------------------
