@@ -187,8 +187,8 @@ def _check_layer(bn: BatchNorm) -> None:
             f"bn should have no activation, which is not linear, got {bn.activation!r}: apply it "
             "after the folded layer"
         )
-    if isinstance(bn.channel_axis, tuple) and len(bn.channel_axis) > 1:
-        raise ValueError(f"bn should have one channel axis, got {bn.channel_axis}")
+    if isinstance(axes := validate.channel_axis(bn.channel_axis), tuple):
+        raise ValueError(f"bn should have one channel axis, got {axes}")
 
 
 def _sums(rows: np.ndarray) -> np.ndarray:

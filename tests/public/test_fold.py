@@ -11,16 +11,15 @@ import fastbn
 from fastbn import BatchNorm, fold_conv, fold_linear
 
 
-def layer(features, *, affine=True, bias=True, seed=0, **arguments):
+def layer(features, *, affine=True, bias=True, seed=0, kind=BatchNorm, **arguments):
     """A layer that has seen data: each channel with its own parameters and statistics."""
-    bn = BatchNorm(features, affine=affine, dtype=np.float64, **arguments)
+    bn = kind(features, affine=affine, bias=bias, dtype=np.float64, **arguments)
     bn.running_mean[:] = normals(features, seed=seed, offset=1.0)
     bn.running_var[:] = np.square(normals(features, seed=seed + 1)) + 0.1
     if affine:
         bn.weight[:] = normals(features, seed=seed + 2, offset=1.0)
-        bn.bias[:] = normals(features, seed=seed + 3)
-        if not bias:
-            bn.bias = None
+        if bias:
+            bn.bias[:] = normals(features, seed=seed + 3)
     return bn.eval()
 
 
@@ -62,6 +61,10 @@ BATCH_NORMS = {
     "weight": {"bias": False},
     "plain": {"affine": False},
     "no eps": {"eps": 0.0},
+    "Keras's": {"convention": "keras"},
+    "ghosts": {"virtual_batch_size": 2},
+    "renorm": {"kind": fastbn.BatchRenorm},
+    "one axis": {"channel_axis": (1,)},
 }
 
 
@@ -260,12 +263,6 @@ def test_layers_of_a_kind_and_lists_will_do():
 W = normals((6, 4, 3))
 
 
-def several_axes():
-    bn = layer(6)
-    bn.channel_axis = (1, 2)
-    return bn
-
-
 def without(name):
     bn = layer(6)
     setattr(bn, name, None)
@@ -295,7 +292,11 @@ NO_LAYER = {
         "bn should have no activation, which is not linear, got 'relu'",
     ),
     "leaky": (lambda: layer(6, activation="leaky_relu"), ValueError, "bn .*'leaky_relu'"),
-    "axes": (several_axes, ValueError, r"bn should have one channel axis, got \(1, 2\)"),
+    "axes": (
+        lambda: layer(6, channel_axis=(1, 2)),
+        ValueError,
+        r"bn should have one channel axis, got \(1, 2\)",
+    ),
     "five": (
         lambda: layer(5),
         ValueError,
