@@ -64,6 +64,22 @@ X = ARRAY | {
 }
 if np.dtype(np.longdouble).itemsize > 8:
     X["long double"] = (lambda a, w: a.astype(np.longdouble), TypeError, "{0}.*float128")
+Y = ARRAY | {
+    label: (bad, kind, message.replace("x should", "y should"))
+    for label, (bad, kind, message) in X.items()
+    if label not in ARRAY
+}
+ZERO = {"0": (lambda a, w: a * [1, 0, 1], ValueError, r"weight should not be 0.*\[1\]")}
+AXES = {
+    "none": (always(()), ValueError, "channel_axis should name at least one axis, got none"),
+    "twice": (
+        always((1, -2)),
+        ValueError,
+        r"channel_axis should name different axes, got \(1, -2\)",
+    ),
+    "beyond": (always((0, 3)), AXIS, "channel_axis should be from -3 to 2 .*got 3"),
+    "fraction": (always((0, 1.0)), TypeError, "channel_axis should be an integer, got float"),
+}
 CHANNELS = {
     "2 channels": (
         lambda a, w: a[:, :2],
@@ -322,6 +338,57 @@ PARTS = {
         r"stats should all have the same number of channels, got \[3, 4\]",
     ),
 }
+PAIR = {
+    "pair": (lambda a, w: (w.mean, w.var), TypeError, r"stats should be a Stats.*\(mean, var\)")
+}
+SUMS = {
+    "None": (always(None), TypeError, "sums should be a GradSums, got NoneType"),
+    "pair": (lambda a, w: (w.mean, w.var), TypeError, "sums should be a GradSums, got tuple"),
+    "4 channels": (
+        always(fastbn.GradSums(np.ones(4), np.ones(4))),
+        ValueError,
+        "sums should have 3 channels, got 4",
+    ),
+}
+OTHER_SUMS = {
+    "number": (always(1.0), TypeError, "unsupported operand"),
+    "4 channels": (SUMS["4 channels"][0], ValueError, "same number of channels, got 3, 4"),
+}
+SAVED_WITH = {
+    name: (
+        lambda a, w, given=given: fastbn.forward(w.x, **given(w))[1],
+        ValueError,
+        "saved should come from forward without weights, residual or activation",
+    )
+    for name, given in {
+        "weights": lambda w: {"weights": w.weights},
+        "residual": lambda w: {"residual": w.residual},
+        "activation": lambda w: {"activation": "relu"},
+    }.items()
+}
+NO_STATS_OF_LAYER = {
+    "pair": NO_STATS["pair"],
+    "4 channels": (
+        always(fastbn.Stats.empty(4)),
+        ValueError,
+        "stats should have 3 channels, got 4",
+    ),
+}
+BATCHES = {
+    "None": (always(None), TypeError, "batches should be an iterable.*NoneType"),
+    "none": (always([]), ValueError, "batches should contain at least one"),
+    "4 channels": (always([np.ones((2, 4))]), ValueError, "stats should have 3 channels, got 4"),
+}
+CONVENTION = {
+    repr(value): (always(value), ValueError, "convention should be one of 'torch', 'keras'")
+    for value in ("pytorch", "Torch", "", None, 1, ["torch"])
+}
+UNTRACKED = {"False": (always(False), ValueError, "track_running_stats should be True")}
+GROUP = {
+    "0": (always(0), ValueError, "virtual_batch_size should be at least 1, got 0"),
+    "-4": (always(-4), ValueError, "virtual_batch_size should be at least 1, got -4"),
+}
+RMAX = {"0.5": (always(0.5), ValueError, "rmax should be at least 1, got 0.5")}
 NO_TEAM = {
     str(value): (always(value), ValueError, rf"k should be from 1 to 8 .*got {value}\b")
     for value in (0, -1, 9, 10**9)

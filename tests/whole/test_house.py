@@ -31,6 +31,7 @@ LADDER = [
     ["_arrays", "_arrays.validate"],
     ["_arrays.layout"],
     ["_arrays.options"],
+    ["_doubled"],
     ["stats"],
     ["functional"],
     ["split", "second", "variants", "conventions"],
