@@ -28,7 +28,7 @@ class Convention(NamedTuple):
 
 
 CONVENTIONS = {
-    "torch": Convention(EPS, MOMENTUM, True, 1.0, 1.0, 2),
+    "torch": Convention(1e-5, 0.1, True, 1.0, 1.0, 2),
     "keras": Convention(1e-3, 0.99, False, 0.0, 1.0, 1),  # 3
     "flax": Convention(1e-5, 0.99, False, 0.0, 1.0, 1),  # linen and nnx
     "onnx": Convention(1e-5, 0.9, False, 0.0, 1.0, 1),  # operator sets 14 and 15, training_mode 1

@@ -148,6 +148,64 @@ def test_states_of_pytorch():
             bn.load_state_dict(theirs.state_dict() | {"weight": value})
 
 
+def weight_alone(**arguments):
+    """A layer without a bias that has seen a batch."""
+    bn = BatchNorm(4, bias=False, **arguments)
+    bn(normals((10, 4), np.float32))
+    bn.weight[:] = [1, 2, 3, 4]
+    return bn
+
+
+def test_a_layer_with_a_weight_alone_has_a_state_without_bias():
+    bn, other = weight_alone(), BatchNorm(4, bias=False)
+    keys = [key for key in STATE_KEYS if key != "bias"]
+    assert bn.bias is None
+    assert list(bn.state_dict()) == list(other.state_dict()) == keys
+    other.load_state_dict(bn.state_dict())
+    assert_state(other, snapshot(bn))
+    lazy = BatchNorm(None, bias=False)
+    lazy.load_state_dict(bn.state_dict())
+    assert lazy.bias is None
+    assert_state(lazy, snapshot(bn))
+    x = normals((10, 4), np.float32, seed=8)
+    np.testing.assert_array_equal(other.eval()(x), bn.eval()(x))
+
+
+def test_a_bias_is_neither_missing_nor_unknown_without_a_word():
+    bn, other = weight_alone(), trained()
+    for layer, state, words in (
+        (bn, other.state_dict(), "unknown keys bias"),
+        (other, bn.state_dict(), "missing bias"),
+        (bn, {"bias": np.ones(4)} | bn.state_dict(), "unknown keys bias"),
+    ):
+        before = snapshot(layer)
+        with pytest.raises(KeyError, match=words):
+            layer.load_state_dict(state)
+        assert_state(layer, before)
+
+
+@pytest.mark.parametrize("count", ["as it is", "missing", "of shape (1,)"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_states_go_to_pytorch_and_back(bias, count):
+    torch = pytest.importorskip("torch")
+    bn = weight_alone() if not bias else trained()
+    theirs = torch.nn.BatchNorm1d(4, bias=bias)
+    theirs.load_state_dict({key: torch.from_numpy(a) for key, a in bn.state_dict().items()})
+    x = normals((10, 4), np.float32, seed=8)
+    y = theirs.eval()(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(bn.eval()(x), y, rtol=1e-5, atol=1e-6)
+    theirs.train()(torch.from_numpy(x))
+    state, back = dict(theirs.state_dict()), BatchNorm(4, bias=bias)
+    if count == "missing":
+        del state[COUNT]
+    elif count == "of shape (1,)":
+        state[COUNT] = state[COUNT].reshape(1)
+    back.load_state_dict(state)
+    expected = {key: a.numpy() for key, a in theirs.state_dict().items()}
+    assert_state(back, expected | ({COUNT: np.array(0)} if count == "missing" else {}))
+    assert expected[COUNT] == bn.num_batches_tracked + 1
+
+
 @pytest.mark.parametrize("key", STATE_KEYS[:4])
 def test_loading_another_shape_changes_nothing(key):
     bn = trained()
