@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference
 from agreement import assert_relative
-from data import DTYPES, LAYOUTS, normals, problem
+from data import DTYPES, HALVES, LAYOUTS, normals, problem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -224,3 +224,48 @@ def test_parameter_gradients_have_the_datas_precision():
         _, saved = fastbn.forward(x, np.ones(3), np.zeros(3, np.float32))
         _, dweight, dbias = fastbn.backward(dy, saved)[:3]
         assert dweight.dtype == dbias.dtype == expected
+
+
+# --- the inverse ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e6])
+def test_denormalize_is_the_inverse(offset, dtype, layout):
+    x, _, weight, bias = problem((8, 5, 30), dtype, offset=offset)
+    x = LAYOUTS[layout](x)
+    stats = fastbn.batch_stats(x)
+    for parameters in ((), (weight,), (weight, 0.1 * bias)):
+        y = fastbn.normalize(x, stats, *parameters)
+        again = fastbn.denormalize(y, stats, *parameters)
+        assert again.dtype == y.dtype
+        ulp = np.finfo(dtype).eps * np.maximum(abs(x), abs(stats.mean)[:, None])
+        assert np.all(abs(again - x) <= 2 * ulp)
+
+
+def test_denormalize_by_the_formula():
+    y, _, weight, bias = problem((6, 3, 4))
+    mean, var = normals(3, seed=5), normals(3, seed=6) ** 2
+    for stats in ((mean, var), fastbn.Stats(4, mean, 4 * var)):
+        found = fastbn.denormalize(y, stats, weight, bias, eps=0.1)
+        scale = (np.sqrt(var + 0.1) / weight)[:, None]
+        np.testing.assert_allclose(found, (y - bias[:, None]) * scale + mean[:, None], atol=1e-13)
+    out = y.copy()
+    assert fastbn.denormalize(out, (mean, var), weight, bias, eps=0.1, out=out) is out
+    np.testing.assert_array_equal(out, found)
+
+
+def test_denormalize_of_a_constant_channel_is_its_mean():
+    mean = np.array([5.0, -1.0])
+    y = fastbn.normalize(np.full((3, 2), 5.0), (mean, np.zeros(2)), eps=0.0)
+    np.testing.assert_array_equal(fastbn.denormalize(y, (mean, np.zeros(2)), eps=0.0), [mean] * 3)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_denormalize_in_16_bits(dtype):
+    y = normals((6, 3, 40)).astype(dtype)
+    found = fastbn.denormalize(y, (np.arange(3.0), np.ones(3)), eps=0.0)
+    assert found.dtype == dtype
+    expected = (y.astype(np.float32) + np.arange(3, dtype=np.float32)[:, None]).astype(dtype)
+    np.testing.assert_array_equal(found, expected)

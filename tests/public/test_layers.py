@@ -249,3 +249,110 @@ def test_arguments_are_those_of_batch_norm(layer, rank):
         bn.running_mean, 0.5 * reference.statistics(x, -1)[0], rtol=1e-12, atol=1e-14
     )
     assert layer.__name__ in repr(bn)
+
+
+# --- statistics by hand ---------------------------------------------------------------------------
+
+
+def test_update_is_what_a_training_call_does():
+    x = normals((6, 3, 5), offset=2.0)
+    for momentum in (0.1, None):
+        bn, by_hand = (BatchNorm(3, momentum=momentum, dtype=np.float64) for _ in range(2))
+        for k in range(3):
+            bn(x + k)
+            by_hand.update(batch_stats(x + k))
+        assert_state(by_hand, snapshot(bn))
+    assert by_hand.num_batches_tracked == 3
+
+
+@pytest.mark.parametrize("convention", ["torch", "keras", "chainer"])
+def test_update_may_replace(convention):
+    x = normals((6, 3, 5), offset=2.0)
+    bn, stats = BatchNorm(3, dtype=np.float64, convention=convention), batch_stats(x)
+    bn(x)
+    mean, var = bn.running_mean, bn.running_var
+    mean[0] = np.nan  # what was there has no part
+    bn.update(stats, replace=True)
+    assert bn.running_mean is mean  # in place
+    assert bn.running_var is var
+    np.testing.assert_array_equal(mean, stats.mean)
+    np.testing.assert_array_equal(var, stats.var(0 if convention == "keras" else 1))
+    assert bn.num_batches_tracked == 1
+
+
+def test_update_with_nothing_or_nothing_finite():
+    bn = BatchNorm(3, nonfinite="skip")
+    before = snapshot(bn)
+    for replace in (False, True):
+        bn.update(fastbn.Stats.empty(3), replace)
+        bn.update(fastbn.Stats(4, [0, np.nan, 0], np.ones(3)), replace)
+        assert_state(bn, before)
+    bn.nonfinite = "raise"
+    with pytest.raises(FloatingPointError, match=r"channels \[1\]"):
+        bn.update(fastbn.Stats(4, [0, np.nan, 0], np.ones(3)), replace=True)
+    assert_state(bn, before)
+    lazy = BatchNorm(None, nonfinite="raise")
+    with pytest.raises(FloatingPointError):
+        lazy.update(fastbn.Stats(4, [np.nan], [1.0]))
+    assert lazy.num_features is None
+    lazy.update(fastbn.Stats(4, [1.0, 2.0], [4.0, 4.0]))
+    assert lazy.num_features == 2
+    with pytest.raises(RuntimeError, match="no running statistics"):
+        BatchNorm(3, track_running_stats=False).update(fastbn.Stats.empty(3))
+
+
+@pytest.mark.parametrize(("convention", "ddof"), [("torch", 1), ("flax", 0)])
+@pytest.mark.parametrize("prior", [0, 7.5])
+def test_adapt(prior, convention, ddof):
+    parts = [normals((n, 3, 5), seed=n, offset=n) for n in (2, 1, 4)]
+    whole = np.concatenate(parts)
+    bn = BatchNorm(3, dtype=np.float64, convention=convention)
+    bn.running_mean[:], bn.running_var[:] = [1, -2, 3], [0.5, 1, 4]
+    old_mean, old_var = bn.running_mean.copy(), bn.running_var.copy()
+    bn.adapt(iter(parts), prior=prior)
+    mean, var = reference.statistics(whole)
+    n = whole.size // 3
+    total = n + prior
+    merged = (n * mean + prior * old_mean) / total
+    m2 = n * (var + (mean - merged) ** 2) + prior * (old_var + (old_mean - merged) ** 2)
+    np.testing.assert_allclose(bn.running_mean, merged, rtol=1e-13)
+    np.testing.assert_allclose(bn.running_var, m2 / (total - ddof), rtol=1e-13)
+    assert bn.num_batches_tracked == 0
+
+
+def test_adapt_to_masked_and_to_empty_batches():
+    x, weights = normals((4, 3, 5)), normals((4, 5), seed=1) > 0
+    bn = BatchNorm(3, dtype=np.float64)
+    before = snapshot(bn)
+    bn.adapt([np.empty((0, 3, 5)), (x, np.zeros((4, 5)))], prior=3)
+    assert_state(bn, before)
+    bn.adapt([(x, weights), np.empty((0, 3, 5))])
+    np.testing.assert_allclose(bn.running_mean, reference.statistics(x, 1, weights)[0])
+    lazy = BatchNorm(None, channel_axis=(1, 2))
+    lazy.adapt([x.astype(np.float32)])
+    assert lazy.num_features == 15
+    with pytest.raises(RuntimeError, match="no running statistics"):
+        BatchNorm(3, track_running_stats=False).adapt([x])
+
+
+def test_a_weight_alone():
+    x, dy, weight, _ = problem((6, 3, 5))
+    bn = BatchNorm2d(3, bias=False)
+    assert bn.bias is bn.bias_grad is None
+    assert "bias=False" in repr(bn)
+    bn = BatchNorm(3, bias=False, dtype=np.float64)
+    bn.weight[:] = weight
+    np.testing.assert_allclose(bn(x), reference.forward(x, weight), atol=1e-13)
+    expected = reference.backward(dy, x, weight)
+    np.testing.assert_allclose(bn.backward(dy), expected.dx, atol=1e-13)
+    bn.backward(dy)
+    np.testing.assert_allclose(bn.weight_grad, 2 * expected.dweight, atol=1e-12)
+    bn.zero_grad()
+    assert not bn.weight_grad.any()
+    assert list(bn.state_dict()) == [name for name in STATE_KEYS if name != "bias"]
+    assert BatchNorm(3, affine=False, bias=True).bias is None
+    lazy = BatchNorm(None, bias=False)
+    lazy.load_state_dict(bn.state_dict())
+    assert lazy.bias is None
+    with pytest.raises(KeyError, match="unknown keys bias"):
+        bn.load_state_dict(bn.state_dict() | {"bias": np.zeros(3)})
