@@ -45,10 +45,10 @@ def shifted_frame(x, pixels):
     return moved.reshape(x.shape)
 
 
-# kind: (what does it, strengths from mild to strong, how a strength reads)
+# kind: (what does it, strengths from mild to strong, what they are, how one reads)
 CORRUPTIONS = {
-    "noise": (noise, (0.2, 0.4, 0.6), "deviation {:g}"),
-    "contrast": (contrast, (0.5, 0.25, 0.1), "{:.0%} kept"),
-    "inversion": (inversion, (0.2, 0.4, 1.0), "{:.0%} negative"),
-    "shifted frame": (shifted_frame, (1, 2, 3), "{:g} px"),
+    "noise": (noise, (0.2, 0.4, 0.6), "deviation of the noise", "{:g}"),
+    "contrast": (contrast, (0.5, 0.25, 0.1), "contrast that is left", "{:.0%}"),
+    "inversion": (inversion, (0.2, 0.4, 1.0), "share of the negative", "{:.0%}"),
+    "shifted frame": (shifted_frame, (1, 2, 3), "pixels to the right", "{:g} px"),
 }
