@@ -18,8 +18,10 @@ _attribute, __dir__, __all__ = _lazy.attach(
             "spatial_batchnorm_backward",
             "spatial_batchnorm_forward",
         ],
-        "functional": ["backward", "batch_norm", "forward", "normalize"],
-        "layers": ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d"],
+        "functional": ["backward", "batch_norm", "denormalize", "forward", "normalize"],
+        "layers": ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "BatchRenorm"],
+        "second": ["double_backward"],
+        "split": ["GradSums", "backward_input", "backward_sums"],
         "stats": ["Stats", "batch_stats", "merge_stats", "update_running_stats"],
     },
 )

@@ -28,7 +28,7 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     *,
-    channel_axis: int = 1,
+    channel_axis: int | tuple[int, ...] = 1,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Normalise each channel of a batch, in the order and meaning of PyTorch's function.
@@ -52,8 +52,9 @@ def batch_norm(
         Weight of the **new** value in the running statistics.
     eps : float, default 1e-5
         Added to the variance. 0 is allowed: a constant channel then gives its bias.
-    channel_axis : int, default 1
-        Statistics run over all other axes.
+    channel_axis : int or tuple of int, default 1
+        Statistics run over all other axes. Of several axes, each combination is a channel: what has
+        a value a channel then has the shape of these axes, in their order, or is flat.
     out : ndarray, optional
         Written and returned; any strides; of x's shape and the output's dtype. May be `x` itself.
 
@@ -87,6 +88,10 @@ def batch_norm(
     x = validate.array("x", x)
     flat, layout = _layout.see(x, channel_axis)
     channels, ordinary = layout.channels, False
+    given = running_mean, running_var
+    if len(layout.axes) > 1:
+        shape = layout.channel_shape
+        running_mean, running_var = (validate.running_flat(shape, value) for value in given)
     if not training:
         if running_mean is None or running_var is None:
             validate.defined(running_mean, running_var)
@@ -97,13 +102,13 @@ def batch_norm(
         validate.running("running_mean", running_mean, channels)
     elif running_var is not None:
         validate.running("running_var", running_var, channels)
-    w = _parameter("weight", weight, 1.0, layout)
-    b = _parameter("bias", bias, 0.0, layout)
+    w = parameter("weight", weight, 1.0, layout)
+    b = parameter("bias", bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
     momentum = errors.number("momentum", momentum)
     if out is not None:
-        others = {"running_mean": running_mean, "running_var": running_var}
-        _check_out(out, layout, x, x=x, **others, weight=weight, bias=bias)
+        others = dict(zip(RUNNING, given, strict=True))
+        check_out(out, layout, x, x=x, **others, weight=weight, bias=bias)
     if not training:
         return _run_evaluation(flat, layout, w, b, eps, *fixed, out)
     if layout.n == 1:
@@ -112,6 +117,10 @@ def batch_norm(
     y = _run_forward(flat, layout, w, b, eps, buffer, count, _REDUCE_AND_WRITE, out)
     if running_mean is not None or running_var is not None:
         move_running_stats(running_mean, running_var, ordinary, buffer, count, momentum)
+    if len(layout.axes) > 1:
+        for whole, moved in zip(given, (running_mean, running_var), strict=True):
+            if moved is not None and moved is not whole:
+                whole[...] = moved.reshape(whole.shape)  # its own memory, most often
     return y
 
 
@@ -122,7 +131,7 @@ def normalize(
     bias=None,
     *,
     eps: float = 1e-5,
-    channel_axis: int = 1,
+    channel_axis: int | tuple[int, ...] = 1,
     residual=None,
     activation: str | None = None,
     negative_slope: float = SLOPE,
@@ -140,8 +149,8 @@ def normalize(
         Scale and shift of each channel; without them 1 and 0.
     eps : float, default 1e-5
         Added to the variance.
-    channel_axis : int, default 1
-        The axis of the channels.
+    channel_axis : int or tuple of int, default 1
+        The axis of the channels, or several: see `batch_norm`.
     residual : array_like, optional
         Of x's shape: added before the activation.
     activation : {None, "relu", "leaky_relu"}
@@ -173,16 +182,16 @@ def normalize(
     """
     x = validate.array("x", x)
     flat, layout = _layout.see(x, channel_axis)
-    w = _parameter("weight", weight, 1.0, layout)
-    b = _parameter("bias", bias, 0.0, layout)
+    w = parameter("weight", weight, 1.0, layout)
+    b = parameter("bias", bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
-    mean, second, count = _given(stats, layout.channels)
+    mean, second, count = given_stats(stats, layout)
     asked = more = None
     if residual is not None or activation is not None or negative_slope is not SLOPE:
         asked = _options.checked(layout, None, residual, activation, negative_slope)
         residual = asked.residual
     if out is not None:
-        _check_out(out, layout, x, x=x, weight=weight, bias=bias, residual=residual)
+        check_out(out, layout, x, x=x, weight=weight, bias=bias, residual=residual)
     if asked is not None:
         flat, layout = _suited(x, flat, layout, asked)
         more = _options.of_pass(asked, layout)
@@ -192,11 +201,82 @@ def normalize(
     return _run_forward(flat, layout, w, b, eps, buffer, count, passes.WRITE, out, more)
 
 
+def denormalize(
+    y,
+    stats,
+    weight=None,
+    bias=None,
+    *,
+    eps: float = 1e-5,
+    channel_axis: int | tuple[int, ...] = 1,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """The inverse of `normalize`: the input that belongs to an output.
+
+    Parameters
+    ----------
+    y : array_like
+        At least 2-D; see `batch_norm` for dtypes.
+    stats : Stats or (mean, var)
+        One mean and variance a channel: those that normalised.
+    weight, bias : array_like, shape (C,), optional
+        Scale and shift of each channel that were applied; without them 1 and 0.
+    eps : float, default 1e-5
+        What was added to the variance. With 0, a channel of variance 0 gives its mean.
+    channel_axis : int or tuple of int, default 1
+        The axis of the channels, or several: see `batch_norm`.
+    out : ndarray, optional
+        Written and returned; any strides; of y's shape and the output's dtype. May be `y` itself.
+
+    Returns
+    -------
+    ndarray
+        ``(y - bias) / weight * sqrt(var + eps) + mean``, of y's shape, dtype (float64 for integers)
+        and memory order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind, shape or range, or a weight is 0; nothing is changed.
+
+    Notes
+    -----
+    Ioffe & Szegedy (2015), algorithm 1, solved for x.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastbn
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> stats = fastbn.batch_stats(x)
+    >>> y = fastbn.normalize(x, stats, weight=[2.0, 3.0])
+    >>> fastbn.denormalize(y, stats, weight=[2.0, 3.0]).round(6)
+    array([[ 1., 10.],
+           [ 3., 30.]])
+    """
+    y = validate.array("y", y)
+    flat, layout = _layout.see(y, channel_axis)
+    w = np.asarray(parameter("weight", weight, 1.0, layout), np.float64)
+    b = np.asarray(parameter("bias", bias, 0.0, layout), np.float64)
+    eps = errors.number("eps", eps, 0.0)
+    mean, second, count = given_stats(stats, layout)
+    if zero := np.flatnonzero(w == 0).tolist():
+        raise ValueError(f"weight should not be 0, which leaves nothing of x, got 0 at {zero}")
+    if out is not None:
+        check_out(out, layout, y, y=y, weight=weight, bias=bias)
+    with np.errstate(all="ignore"):
+        var = np.asarray(second, np.float64) / (count or 1.0)
+        scale = np.asarray(np.sqrt(var + eps) / w, layout.compute)
+    # `normalize` by mean `bias` and variance 1.
+    shift, unit = np.asarray(mean, layout.compute), np.ones(layout.channels)
+    return _run_evaluation(flat, layout, scale, shift, 0.0, b, unit, out)
+
+
 def evaluate_any(x, mean, var, weight, bias, eps, names) -> np.ndarray:
     """`normalize` with a `fixed_pair`, and the names of weight and bias."""
     flat, layout = _layout.see(x, 1)
-    w = _parameter(names[0], weight, 1.0, layout)
-    b = _parameter(names[1], bias, 0.0, layout)
+    w = parameter(names[0], weight, 1.0, layout)
+    b = parameter(names[1], bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
     return _run_evaluation(flat, layout, w, b, eps, mean, var, None)
 
@@ -258,7 +338,7 @@ def forward(
     bias=None,
     *,
     eps: float = 1e-5,
-    channel_axis: int = 1,
+    channel_axis: int | tuple[int, ...] = 1,
     stats=None,
     weights=None,
     residual=None,
@@ -276,8 +356,8 @@ def forward(
         Scale and shift of each channel; without them 1 and 0.
     eps : float, default 1e-5
         Added to the variance.
-    channel_axis : int, default 1
-        Statistics run over all other axes.
+    channel_axis : int or tuple of int, default 1
+        Statistics run over all other axes. Of several axes, see `batch_norm`.
     stats : Stats or (mean, var), optional
         Fixed statistics, constants to the backward pass. Without them the batch's own are used,
         and the backward pass differentiates through them.
@@ -349,18 +429,18 @@ def forward_any(
     """
     x = validate.array("x", x)
     flat, layout = _layout.see(x, channel_axis)
-    w = _parameter(names[0], weight, 1.0, layout)
-    b = _parameter(names[1], bias, 0.0, layout)
+    w = parameter(names[0], weight, 1.0, layout)
+    b = parameter(names[1], bias, 0.0, layout)
     eps = errors.number("eps", eps, 0.0)
     asked = more = None
     if options is not None:
         asked = _options.checked(layout, *options)
     if out is not None:
         others = {} if options is None else {"weights": options[0], "residual": options[1]}
-        _check_out(out, layout, None, x=x, weight=weight, bias=bias, **others)
+        check_out(out, layout, None, x=x, weight=weight, bias=bias, **others)
     if stats is not None:
         task = passes.WRITE
-        mean, second, count = _given(stats, layout.channels)
+        mean, second, count = given_stats(stats, layout)
         buffer, count = _buffer(mean, second), 1.0 if count is None else count
     else:
         if layout.n == 1 < minimum:
@@ -381,7 +461,7 @@ def _suited(x, flat, layout, asked) -> tuple[np.ndarray, _layout.Layout]:
     """An array and its layout, so that kernels take a residual with it."""
     if _layout.suits(layout, asked.residual):
         return flat, layout
-    return _layout.see(x, layout.axis, wide=True)
+    return _layout.see(x, layout.axes, wide=True)
 
 
 def _run_weighted(flat, layout, weight, bias, eps, buffer, weights, out, more):
@@ -449,7 +529,7 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
     residual = None if asked is None else asked.residual
     if out is not None:
         read = {"weight": saved._weight, "bias": saved._bias, "residual": residual}
-        _check_out(out, layout, dy, dy=dy, x=saved.x, **read)
+        check_out(out, layout, dy, dy=dy, x=saved.x, **read)
     if layout.words is not None and not _layout.suits(layout, dy):
         layout = _layout.widened(layout)
     weightless = asked is not None and asked.weights is not None and asked.weights.sum == 0.0
@@ -480,6 +560,8 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
         dweight[:] = dbias[:] = 0
         if needs[0]:
             values[:] = 0
+    if len(layout.axes) > 1:
+        dweight, dbias = (grad.reshape(layout.channel_shape) for grad in (dweight, dbias))
     return Grads(
         _layout.finish(layout, dx, out) if needs[0] else None,
         dweight if needs[1] else None,
@@ -493,10 +575,12 @@ def _constant(value: float, channels: int, dtype: np.dtype) -> np.ndarray:
     return np.full(channels, value, dtype)
 
 
-def _parameter(name: str, value, default: float, layout: _layout.Layout) -> np.ndarray:
+def parameter(name: str, value, default: float, layout: _layout.Layout) -> np.ndarray:
     """Weight or bias in the dtype of the arithmetic."""
     if value is None:
         return _constant(default, layout.channels, layout.compute)
+    if len(layout.axes) > 1:
+        value = validate.channels_flat(layout.channel_shape, value)
     if (  # the ordinary case
         type(value) is np.ndarray
         and value.dtype is layout.compute
@@ -507,14 +591,19 @@ def _parameter(name: str, value, default: float, layout: _layout.Layout) -> np.n
     return validate.vector(name, value, layout.channels, layout.compute)
 
 
-def _given(stats, channels: int) -> tuple[np.ndarray, np.ndarray, float | None]:
+def given_stats(stats, layout: _layout.Layout) -> tuple[np.ndarray, np.ndarray, float | None]:
     """Statistics from outside: mean, m2 and count, or mean, variance and None."""
+    channels = layout.channels
     if isinstance(stats, Stats):
         if stats.mean.size != channels:
             raise ValueError(f"stats should have {channels} channels, got {stats.mean.size}")
         return stats.mean, stats.m2, stats.count
     if isinstance(stats, tuple) and len(stats) == 2:
-        return *fixed_pair(("stats mean", "stats var"), *stats, channels), None
+        mean, var = stats
+        if len(layout.axes) > 1:
+            shape = layout.channel_shape
+            mean, var = validate.channels_flat(shape, mean), validate.channels_flat(shape, var)
+        return *fixed_pair(("stats mean", "stats var"), mean, var, channels), None
     raise TypeError(f"stats should be a Stats or (mean, var), got {type(stats).__name__}")
 
 
@@ -535,7 +624,7 @@ def _buffer(mean, m2) -> np.ndarray:
     return buffer
 
 
-def _check_out(out, layout: _layout.Layout, alias, **others) -> None:
+def check_out(out, layout: _layout.Layout, alias, **others) -> None:
     """An output that is given may share memory with ``alias`` only."""
     validate.output("out", out, layout.shape, layout.dtype)
     validate.overlap(out, alias, **others)

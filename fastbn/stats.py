@@ -95,7 +95,7 @@ def _new(count: float, mean: np.ndarray, m2: np.ndarray) -> Stats:
     return object.__new__(Stats)._keep(count, mean, m2)
 
 
-def batch_stats(x, *, channel_axis: int = 1, weights=None) -> Stats:
+def batch_stats(x, *, channel_axis: int | tuple[int, ...] = 1, weights=None) -> Stats:
     """Count, mean and sum of squared deviations of each channel of an array.
 
     Parameters
@@ -103,8 +103,8 @@ def batch_stats(x, *, channel_axis: int = 1, weights=None) -> Stats:
     x : array_like
         At least 2-D, real. float64, integers and booleans are summed in float64; float32, float16
         and bfloat16 some 32 terms at a time in float32, and those sums in float64.
-    channel_axis : int, default 1
-        Statistics run over all other axes.
+    channel_axis : int or tuple of int, default 1
+        Statistics run over all other axes. Of several axes, each combination is a channel.
     weights : array_like, optional
         How much each sample and position counts: booleans (a mask) or real numbers, at least 0. Of
         x's shape without the axis of the channels, or with 1 in its place; axes of length 1 are
@@ -287,8 +287,8 @@ def move_running_stats(
 ) -> bool:
     """`update_running_stats` by a forward pass's buffer and count, for arguments that are checked.
 
-    ``ordinary``: the two are an `validate.ordinary_pair`; else either may be None. Returns whether
-    the statistics were taken.
+    ``ordinary``: the two are an `validate.ordinary_pair`; else either may be None. With ``momentum``
+    None the batch's are put in their place. Returns whether the statistics were taken.
     """
     if ordinary and nonfinite == "propagate" and count > 0:
         passes.move(running_mean, running_var, buffer, _divisor(count, ddof), momentum)
@@ -318,7 +318,18 @@ def _move(running_mean, running_var, batch, count, momentum, ddof, nonfinite) ->
                 )
         for running, new in ((running_mean, mean), (running_var, var)):
             if running is not None:
-                moved = np.multiply(running, 1.0 - momentum, dtype=np.float64)
-                moved += momentum * new
+                moved = new
+                if momentum is not None:
+                    moved = np.multiply(running, 1.0 - momentum, dtype=np.float64)
+                    moved += momentum * new
                 running[...] = moved  # nothing that can fail comes between the two
     return True
+
+
+def population_stats(batches, *, channel_axis=1, progress=False):
+    total = None
+    for item in batches:
+        x, weights = item if isinstance(item, tuple) else (item, None)
+        part = batch_stats(x, channel_axis=channel_axis, weights=weights)
+        total = part if total is None else total + part
+    return total

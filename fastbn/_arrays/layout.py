@@ -14,7 +14,7 @@ import numpy as np
 
 from .._kernels import schedule
 from .._kernels.abi import ALIASING_BYTES
-from .._runtime import caches, errors, info, memory
+from .._runtime import caches, info, memory
 from .._runtime.jit import INTERPRETED
 from . import validate
 
@@ -23,11 +23,11 @@ class Layout(NamedTuple):
     """Where an array's values lie: what it takes to see it, or one like it, flat."""
 
     shape: tuple[int, ...]
-    axis: int
+    axes: tuple[int, ...]  # of the channels
+    channel_shape: tuple[int, ...]  # their lengths
     order: tuple[int, ...] | None  # axes by descending stride; None: C order
     inverse: tuple[int, ...] | None
     lies: tuple[int, ...]  # the shape in the order of memory
-    position: int  # of the channels in it
     compute: np.dtype
     storage: np.dtype  # of what kernels read and write: `compute`, or 16 bits wide
     dtype: np.dtype  # of the output
@@ -51,30 +51,34 @@ def _stored(compute: np.dtype, dtype: np.dtype) -> np.dtype:
 
 
 @lru_cache(maxsize=1024)
-def _layout(shape, channel_axis: int, order, dtype: np.dtype, wide: bool = False) -> Layout:
-    """The layout of an array; a wide one has it converted to the type that is computed in."""
-    axis = validate.axis(channel_axis, shape)
+def _layout(shape, channel_axis, order, dtype: np.dtype, wide: bool = False) -> Layout:
+    """The layout of an array; a wide one has it converted to the type that is computed in.
+
+    In its order, several axes of channels follow each other: kernels see them as one.
+    """
+    axes = validate.axes(channel_axis, shape)
     compute, output = validate.dtypes("x", dtype)
     storage = compute if wide else _stored(compute, output)
-    size, channels = math.prod(shape), shape[axis]
-    position, moved, inverse = axis, shape, None
+    size, channels = math.prod(shape), math.prod(shape[axis] for axis in axes)
+    position, moved, inverse = axes[0], shape, None
     if order is not None:
-        position, moved = order.index(axis), tuple(shape[i] for i in order)
+        position, moved = order.index(axes[0]), tuple(shape[i] for i in order)
         inverse = tuple(order.index(i) for i in range(len(shape)))
+    seen = (*moved[:position], channels, *moved[position + len(axes) :])
     return Layout(
         shape=shape,
-        axis=axis,
+        axes=axes,
+        channel_shape=tuple(shape[axis] for axis in axes),
         order=order,
         inverse=inverse,
         lies=moved,
-        position=position,
         compute=compute,
         storage=storage,
         dtype=output,
         channels=channels,
         size=size,
-        n=math.prod(shape[:axis] + shape[axis + 1 :]),
-        plan=schedule.plan(moved, position, compute.itemsize, storage) if size else None,
+        n=math.prod(length for axis, length in enumerate(shape) if axis not in axes),
+        plan=schedule.plan(seen, position, compute.itemsize, storage) if size else None,
         converts=storage != output,
         words=None if storage == compute else _WORD,
     )
@@ -131,10 +135,25 @@ def _order(a: np.ndarray) -> tuple[int, ...] | None:
     return None if a.flags.c_contiguous else _descending(a.strides)
 
 
-def see(x: np.ndarray, channel_axis: int, wide: bool = False) -> tuple[np.ndarray, Layout]:
+def _see_several(x: np.ndarray, channel_axes, wide: bool) -> tuple[np.ndarray, Layout]:
+    """`see` for several axes of channels, which a copy brings side by side if they are not."""
+    axes = validate.axes(channel_axes, x.shape)
+    order = _order(x) or tuple(range(x.ndim))
+    # They come to where the last of them lies: the others keep their order around them.
+    last = max(order.index(axis) for axis in axes)
+    around = [axis for axis in order[: last + 1] if axis not in axes]
+    order = (*around, *axes, *order[last + 1 :])
+    in_order = order == tuple(range(x.ndim))
+    layout = _layout(x.shape, axes, None if in_order else order, x.dtype, wide)
+    return flatten(x, layout), layout
+
+
+def see(x: np.ndarray, channel_axis, wide: bool = False) -> tuple[np.ndarray, Layout]:
     """``x`` flat in memory order, as kernels take it, and its layout."""
     if type(channel_axis) is not int:
-        channel_axis = errors.integer("channel_axis", channel_axis)
+        channel_axis = validate.channel_axis(channel_axis)
+        if type(channel_axis) is tuple:
+            return _see_several(x, channel_axis, wide)
     if x.flags.carray:
         layout = _layout(x.shape, channel_axis, None, x.dtype, wide)
         if x.dtype is layout.storage:  # the ordinary case
@@ -160,7 +179,7 @@ def suits(layout: Layout, *arrays: np.ndarray | None) -> bool:
 
 def widened(layout: Layout) -> Layout:
     """The layout of an array that is converted to the type that is computed in."""
-    return _layout(layout.shape, layout.axis, layout.order, layout.dtype, wide=True)
+    return _layout(layout.shape, layout.axes, layout.order, layout.dtype, wide=True)
 
 
 def _words(flat: np.ndarray, layout: Layout) -> np.ndarray:
@@ -229,6 +248,14 @@ def _same_place(x: np.ndarray, dy: np.ndarray | None) -> int:
         return place
     other = memory.address(dy)
     return other if (place - other) % ALIASING_BYTES < ALIASING_BYTES // 2 else place
+
+
+def empty_like(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A new array of x's shape, in the order of its memory."""
+    order = _order(x) or tuple(range(x.ndim))
+    lies = tuple(x.shape[axis] for axis in order)
+    made = np.empty(lies, dtype) if x.size < memory.SMALL else memory.empty(lies, dtype)
+    return made.transpose([order.index(axis) for axis in range(x.ndim)])
 
 
 def finish(layout: Layout, result: np.ndarray, out: np.ndarray | None) -> np.ndarray:

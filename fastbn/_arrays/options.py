@@ -72,7 +72,7 @@ def beside(given, layout: Layout) -> Weights:
     given = validate.array("weights", given)
     if given.dtype.kind not in "fiub" and given.dtype.name != "bfloat16":
         raise TypeError(f"weights should be an array of real numbers, got dtype {given.dtype}")
-    wide = _broadcast(given, layout)
+    wide = _in_order(spread(given, layout), layout)
     kind = _BYTE if given.dtype == np.bool_ else layout.compute
     lanes = VECTOR_BYTES // layout.compute.itemsize
     room = memory.vector(wide.size + 2 * lanes, kind)
@@ -108,28 +108,34 @@ def _take(given: np.ndarray, wide: np.ndarray, values: np.ndarray) -> tuple[floa
     return total, summed
 
 
-def _broadcast(given: np.ndarray, layout: Layout) -> np.ndarray:
-    """Weights of every sample and position, axes in the order of memory."""
-    shape, axis = layout.shape, layout.axis
-    positions = shape[:axis] + shape[axis + 1 :]
-    if given.shape == positions and layout.order is None:
+def spread(given: np.ndarray, layout: Layout) -> np.ndarray:
+    """Weights of every sample and position: a view."""
+    shape, axes = layout.shape, layout.axes
+    rest = [axis for axis in range(len(shape)) if axis not in axes]
+    positions = tuple(shape[axis] for axis in rest)
+    if given.shape == positions:
         return given
     narrow = given
-    if given.ndim == len(shape) and given.shape[axis] == 1:
-        narrow = given.reshape(given.shape[:axis] + given.shape[axis + 1 :])
+    if given.ndim == len(shape) and all(given.shape[axis] == 1 for axis in axes):
+        narrow = given.reshape([given.shape[axis] for axis in rest])
     try:
         if narrow.ndim != len(positions):
             raise ValueError
-        wide = np.broadcast_to(narrow, positions)
+        return np.broadcast_to(narrow, positions)
     except ValueError:
-        beside = (*shape[:axis], 1, *shape[axis + 1 :])
+        beside = tuple(1 if axis in axes else length for axis, length in enumerate(shape))
         raise ValueError(
             f"weights should have shape {positions} or {beside}, or one that broadcasts to it with "
             f"as many axes, got {given.shape}"
         ) from None
+
+
+def _in_order(wide: np.ndarray, layout: Layout) -> np.ndarray:
+    """The same with axes in the order of memory."""
     if layout.order is None:
         return wide
-    return wide.transpose([i - (i > axis) for i in layout.order if i != axis])
+    rest = [axis for axis in range(len(layout.shape)) if axis not in layout.axes]
+    return wide.transpose([rest.index(axis) for axis in layout.order if axis in rest])
 
 
 def of_pass(

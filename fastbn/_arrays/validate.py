@@ -70,17 +70,32 @@ def parameter_dtype(name: str, value) -> np.dtype:
     return dtype
 
 
-def axis(channel_axis, shape: tuple[int, ...]) -> int:
-    """The channel axis, counted from the front."""
-    index = channel_axis if type(channel_axis) is int else integer("channel_axis", channel_axis)
+def channel_axis(value) -> int | tuple[int, ...]:
+    """An axis, or several, as integers."""
+    if not isinstance(value, tuple | list):
+        return integer("channel_axis", value)
+    if not value:
+        raise ValueError("channel_axis should name at least one axis, got none")
+    several = tuple(integer("channel_axis", item) for item in value)
+    return several if len(several) > 1 else several[0]
+
+
+def axes(channel_axis: int | tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes of the channels, counted from the front."""
+    given = channel_axis if isinstance(channel_axis, tuple) else (channel_axis,)
     rank = len(shape)
     if rank < 2:
         raise ValueError(f"x should have at least 2 dimensions, got {rank} (shape {shape})")
-    if not -rank <= index < rank:
-        raise AxisError(
-            f"channel_axis should be from {-rank} to {rank - 1} for x of shape {shape}, got {index}"
-        )
-    return index % rank
+    for index in given:
+        if not -rank <= index < rank:
+            raise AxisError(
+                f"channel_axis should be from {-rank} to {rank - 1} for x of shape {shape}, "
+                f"got {index}"
+            )
+    found = tuple(index % rank for index in given)
+    if len(set(found)) < len(found):
+        raise ValueError(f"channel_axis should name different axes, got {given}")
+    return found
 
 
 def single_value(shape: tuple[int, ...]) -> ValueError:
@@ -104,6 +119,22 @@ def vector(name: str, value, channels: int, dtype=None) -> np.ndarray:
     made = memory.vector(channels, dtype)
     made[...] = given
     return made
+
+
+def channels_flat(shape: tuple[int, ...], value):
+    """What belongs to channels of several axes, flat; as it is where it has another shape."""
+    if value is None or np.shape(value) != shape:
+        return value
+    return np.asarray(value).reshape(-1)
+
+
+def running_flat(shape: tuple[int, ...], value):
+    """A running statistic of channels of several axes, flat: its own memory if that can be."""
+    if not isinstance(value, np.ndarray) or value.shape != shape:
+        return value
+    flat = value.reshape(-1)
+    flat.setflags(write=value.flags.writeable)
+    return flat
 
 
 def defined(running_mean, running_var) -> None:

@@ -103,7 +103,7 @@ class Coefficients(NamedTuple):
 # The parts of a workspace, of the type of the sums or of the data.
 _SUMS = (
     "partial_sums",  # (2, parts, channels)
-    "sums",  # (2, channels), of dy and of dy * (x - mean)
+    "own_sums",  # (2, channels)
     "needs_float64",  # a mark for each channel that is summed once more
     "given",  # (3, channels): statistics that a caller gives, as `stats` has them
     "tile_sums",  # (threads, 2, tile_room)
@@ -125,6 +125,7 @@ CONTEXT = _fields(
     *("plan", "steps"),
     *("x", "dy", "out", "weight", "bias", "dweight", "dbias"),
     *("weights", "residual", "dresidual"),
+    "sums",  # (2, channels), of dy and of dy * (x - mean): a caller's, or `own_sums`
     "places",  # 8 words: values of the first channel that have a weight
     "stats",  # (3, channels): mean, m2 (the sum of squared deviations) and invstd
     "threads",  # that the workspace has room for
@@ -170,7 +171,7 @@ class Pool:
             **dict.fromkeys((*_SUMS, *_VALUES), (c, 0)),
             **{f"wide_{name}": (wide, 0) for name in Coefficients._fields},
             "partial_sums": (2 * parts * c, 0),
-            "sums": (2 * c, 0),
+            "own_sums": (2 * c, 0),
             "given": (3 * c, 0),
             "tile_sums": (0, 2 * tile),
             "chosen": (0, tile),

@@ -155,6 +155,20 @@ def _start_backward(threads, address, todo, x, dy, out, weight, stats, dweight, 
     context.weight = data_pointer(weight)
     context.dweight, context.dbias = data_pointer(dweight), data_pointer(dbias)
     context.x, context.dy, context.out = data_pointer(x), data_pointer(dy), data_pointer(out)
+    context.sums = context.own_sums
+    if threads == 1:
+        _alone(threads, address)
+
+
+@kernel
+def _start_part(threads, address, todo, x, dy, out, weight, stats, sums):
+    """Complete the context of a part of a backward pass; run if there is one thread."""
+    address = np.uintp(address)
+    context = record_at(address, CONTEXT)
+    context.steps, context.sum_again, context.stats = np.uintp(todo), ZERO, data_pointer(stats)
+    context.weight, context.sums = data_pointer(weight), data_pointer(sums)
+    context.dweight = context.dbias = context.gain  # rounded sums, which nobody asks for
+    context.x, context.dy, context.out = data_pointer(x), data_pointer(dy), data_pointer(out)
     if threads == 1:
         _alone(threads, address)
 
@@ -284,6 +298,15 @@ def backward(plan: Plan, task: int, more: Options | None, *arguments) -> None:
     its bias; with a residual, ``dresidual`` is written beside dx.
     """
     _pass(_start_backward, plan, task | BACKWARD, more, arguments)
+
+
+def backward_part(plan: Plan, task: int, total: float, *arguments) -> None:
+    """REDUCE: sums of dy and of dy * (x - mean) into `sums`; or WRITE: dx, by such sums.
+
+    ``arguments``: x, dy, out, weight, stats, sums; the last is (2, channels) of float64. ``total``:
+    the number of values a channel that they are sums of.
+    """
+    _pass(_start_part, plan, task | BACKWARD, options(0, total, 0.0), arguments)
 
 
 @kernel

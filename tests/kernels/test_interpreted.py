@@ -151,8 +151,8 @@ OVERRUNS = {
     ),
     "a part of the workspace too small": (
         "abi.py",
-        '"sums": (2 * c, 0)',
-        '"sums": (c, 0)',
+        '"own_sums": (2 * c, 0)',
+        '"own_sums": (c, 0)',
         "IndexError",
     ),
     "a non-temporal store beside a line": (
