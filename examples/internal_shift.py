@@ -4,7 +4,7 @@ Two measures. How far a step moves the distribution of what a layer sums up, on 
 (`fastbn.covariate_shift`); and how far it turns a layer's gradient by moving the layers below
 (Santurkar et al. 2018, definition 2.1). Three kinds of network: without batch norm, with it, and
 with batch norm whose outputs are thrown off at random, so that the layers above see a shift that
-batch norm has not taken away (Santurkar et al. 2018, section 2.2).
+batch norm has not taken away (after Santurkar et al. 2018, section 2.1).
 """
 
 from dataclasses import dataclass, field

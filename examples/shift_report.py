@@ -30,12 +30,12 @@ def name(case):
 
 def table(clean, tested):
     """A row per kind and strength: the score below and above, and the accuracies."""
-    title = "Spoilt test scans, before and after adapting"
+    title = "Shift of spoilt test scans; accuracy before adapting, and after"
     result = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     result.add_column("test scans", no_wrap=True)
     for heading in ("shift, layer 1", "layer 5", "layer 5 adapted"):
         result.add_column(heading, justify="right")
-    for heading in ("accuracy", "adapted at once", "adapted in order"):
+    for heading in ("before", "adapted at once", "adapted in order"):
         result.add_column(heading, justify="right")
     for case in (clean, *tested):
         score, after = case.score["before"], case.score["in order"]
@@ -58,7 +58,7 @@ def sentences(clean, tested, turned, networks, scans):
     pixels, *units = np.max([case.infinite for case in tested], axis=0)
     yield (
         f"Up to {pixels} of the 64 pixels, and {sum(units)} of the units, have an infinite shift: "
-        "they are constant on one side only. The median ranks them last."
+        "constant on one side, or on both at different values. The median ranks them last."
     )
     yield from regained_sentences(clean, tested)
     yield from hidden_sentences(clean, tested, turned)
