@@ -39,8 +39,9 @@ def scale_features(console):
     stats = fastbn.population_stats(np.array_split(x, 7))
     y = fastbn.normalize(x, stats)
     for name, data in (("before", x), ("after", y)):
-        columns = (f"{c.min():8.2f} to {c.max():7.2f}, mean {c.mean():6.2f}" for c in data.T)
-        console.print(f"{name:>6}: {'  |  '.join(columns)}", highlight=False, soft_wrap=True)
+        for c in data.T:
+            spread = f"{c.min():z8.2f} to {c.max():z7.2f}, mean {c.mean():z6.2f}, deviation"
+            console.print(f"{name:>6}: {spread} {c.std():z6.2f}", highlight=False)
 
 
 @dataclass

@@ -33,7 +33,8 @@ def table(clean, tested):
     title = "Shift of spoilt test scans; accuracy before adapting, and after"
     result = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     result.add_column("test scans", no_wrap=True)
-    for heading in ("shift, layer 1", "layer 5", "layer 5 adapted"):
+    last = f"layer {len(clean.infinite) - 1}"
+    for heading in ("shift, layer 1", last, f"{last} adapted"):
         result.add_column(heading, justify="right")
     for heading in ("before", "adapted at once", "adapted in order"):
         result.add_column(heading, justify="right")
