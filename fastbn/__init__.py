@@ -20,6 +20,7 @@ _attribute, __dir__, __all__ = _lazy.attach(
         ],
         "functional": ["backward", "batch_norm", "denormalize", "forward", "normalize"],
         "layers": ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "BatchRenorm"],
+        "population": ["covariate_shift", "population_stats"],
         "second": ["double_backward"],
         "split": ["GradSums", "backward_input", "backward_sums"],
         "stats": ["Stats", "batch_stats", "merge_stats", "update_running_stats"],

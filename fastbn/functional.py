@@ -11,7 +11,7 @@ from ._arrays import validate
 from ._arrays.options import SLOPE
 from ._kernels import passes
 from ._runtime import errors, memory
-from .stats import Stats, move_running_stats, of_buffer, of_channels
+from .stats import Stats, buffer_of, move_running_stats, of_buffer, of_channels
 
 RUNNING = "running_mean", "running_var"
 PARAMETERS = "weight", "bias"  # the names that messages give them
@@ -197,7 +197,7 @@ def normalize(
         more = _options.of_pass(asked, layout)
     if count is None:
         return _run_evaluation(flat, layout, w, b, eps, mean, second, out, more)
-    buffer = _buffer(mean, second)
+    buffer = buffer_of(stats, mean, second)
     return _run_forward(flat, layout, w, b, eps, buffer, count, passes.WRITE, out, more)
 
 
@@ -255,6 +255,8 @@ def denormalize(
            [ 3., 30.]])
     """
     y = validate.array("y", y)
+    validate.several_axes("y", y.shape)
+    validate.dtypes("y", y.dtype)
     flat, layout = _layout.see(y, channel_axis)
     w = np.asarray(parameter("weight", weight, 1.0, layout), np.float64)
     b = np.asarray(parameter("bias", bias, 0.0, layout), np.float64)
@@ -300,16 +302,17 @@ class Saved:
         Weights, residual and activation, if there are any: the residual itself, not a copy.
     """
 
-    __slots__ = ("_bias", "_weight", "buffer", "count", "fixed", "layout", "options", "x")
+    __slots__ = ("_bias", "_given", "_weight", "buffer", "count", "fixed", "layout", "options", "x")
 
-    def __init__(self, x, layout, weight, bias, buffer, count, fixed, options):
+    def __init__(self, x, layout, weight, bias, buffer, count, given, options):
         self.x = x
         self.layout = layout
         self._weight = weight
         self._bias = bias
-        self.buffer = buffer  # mean, m2 and invstd, which nobody should write to
+        self.buffer = buffer  # of `of_channels`, which nobody should write to
         self.count = count
-        self.fixed = fixed
+        self.fixed = given is not None
+        self._given = given  # `Stats` or a pair
         self.options = options
 
     @property
@@ -320,6 +323,8 @@ class Saved:
 
     @property
     def stats(self) -> Stats:
+        if isinstance(self._given, Stats):
+            return self._given  # with every digit
         return of_buffer(self.buffer, self.count)
 
 
@@ -441,7 +446,7 @@ def forward_any(
     if stats is not None:
         task = passes.WRITE
         mean, second, count = given_stats(stats, layout)
-        buffer, count = _buffer(mean, second), 1.0 if count is None else count
+        buffer, count = buffer_of(stats, mean, second), 1.0 if count is None else count
     else:
         if layout.n == 1 < minimum:
             raise validate.single_value(layout.shape)
@@ -452,9 +457,9 @@ def forward_any(
         more = _options.of_pass(asked, layout)
         if stats is None and asked.weights is not None:
             y, count = _run_weighted(flat, layout, w, b, eps, buffer, asked.weights, out, more)
-            return y, Saved(x, layout, w, b, buffer, count, False, asked)
+            return y, Saved(x, layout, w, b, buffer, count, None, asked)
     y = _run_forward(flat, layout, w, b, eps, buffer, count, task, out, more)
-    return y, Saved(x, layout, w, b, buffer, count, stats is not None, asked)
+    return y, Saved(x, layout, w, b, buffer, count, stats, asked)
 
 
 def _suited(x, flat, layout, asked) -> tuple[np.ndarray, _layout.Layout]:
@@ -580,7 +585,7 @@ def parameter(name: str, value, default: float, layout: _layout.Layout) -> np.nd
     if value is None:
         return _constant(default, layout.channels, layout.compute)
     if len(layout.axes) > 1:
-        value = validate.channels_flat(layout.channel_shape, value)
+        value = validate.channels_flat(name, layout.channel_shape, value)
     if (  # the ordinary case
         type(value) is np.ndarray
         and value.dtype is layout.compute
@@ -599,11 +604,11 @@ def given_stats(stats, layout: _layout.Layout) -> tuple[np.ndarray, np.ndarray, 
             raise ValueError(f"stats should have {channels} channels, got {stats.mean.size}")
         return stats.mean, stats.m2, stats.count
     if isinstance(stats, tuple) and len(stats) == 2:
-        mean, var = stats
+        names, (mean, var) = ("stats mean", "stats var"), stats
         if len(layout.axes) > 1:
-            shape = layout.channel_shape
-            mean, var = validate.channels_flat(shape, mean), validate.channels_flat(shape, var)
-        return *fixed_pair(("stats mean", "stats var"), mean, var, channels), None
+            mean = validate.channels_flat(names[0], layout.channel_shape, mean)
+            var = validate.channels_flat(names[1], layout.channel_shape, var)
+        return *fixed_pair(names, mean, var, channels), None
     raise TypeError(f"stats should be a Stats or (mean, var), got {type(stats).__name__}")
 
 
@@ -614,14 +619,6 @@ def fixed_pair(names, mean, var, channels: int) -> tuple[np.ndarray, np.ndarray]
     for name, value in zip(names, (mean, var), strict=True):
         validate.vector(name, value, channels)
     return np.array(mean, np.float64), np.array(var, np.float64)
-
-
-def _buffer(mean, m2) -> np.ndarray:
-    """Statistics from outside as a pass takes them, with room for invstd."""
-    buffer = of_channels(mean.size)
-    buffer[0] = mean
-    buffer[1] = m2
-    return buffer
 
 
 def check_out(out, layout: _layout.Layout, alias, **others) -> None:

@@ -12,7 +12,8 @@ from ._kernels import passes
 from ._runtime import errors
 from .conventions import EPS, MOMENTUM, convention_of
 from .functional import PARAMETERS, Saved, forward_any
-from .stats import Stats, move_running_stats, population_stats
+from .population import population_stats
+from .stats import Stats, move_running_stats
 from .variants import Groups, Renormed, forward_groups, forward_renormed, gradients
 
 
@@ -300,23 +301,29 @@ class BatchNorm:
         """
         if not isinstance(stats, Stats):
             raise TypeError(f"stats should be a Stats, got {type(stats).__name__}")
+        self._commit(stats, replace)
+
+    def _commit(self, stats: Stats, replace: bool, prior: float = 0.0) -> None:
+        """Move the running statistics, or replace them; they count for ``prior`` values then."""
         if not self.track_running_stats:
-            raise RuntimeError("update needs running statistics, and track_running_stats is False")
+            raise RuntimeError("the layer has no running statistics: track_running_stats is False")
         channels = stats.mean.size
         if self.num_features is None:
-            return self._after_allocation(channels, lambda: self.update(stats, replace))
+            self._after_allocation(channels, lambda: self._commit(stats, replace, prior))
+            return
         if channels != self.num_features:
             raise ValueError(f"stats should have {self.num_features} channels, got {channels}")
-        running, batch = (self.running_mean, self.running_var), (stats.mean, stats.m2)
-        validate.running_pair(*running, channels)
-        if replace:
-            rules = self._rules
-            move_running_stats(
-                *running, False, batch, stats.count, None, rules.ddof, self.nonfinite
-            )
-        else:
-            self._record(False, batch, stats.count)
-        return None
+        mean: Any = self.running_mean
+        var: Any = self.running_var
+        validate.running_pair(mean, var, channels)
+        if not replace:
+            self._record(False, (stats.mean, stats.m2), stats.count)
+            return
+        if prior > 0.0:
+            with np.errstate(all="ignore"):
+                stats += Stats(prior, mean, prior * np.asarray(var, np.float64))
+        batch, ddof = (stats.mean, stats.m2), self._rules.ddof
+        move_running_stats(mean, var, False, batch, stats.count, None, ddof, self.nonfinite)
 
     def adapt(self, batches: Iterable, *, prior: float = 0.0) -> None:
         """Take the running statistics of other data, such as that of a test (AdaBN).
@@ -349,16 +356,9 @@ class BatchNorm:
         array([4.], dtype=float32)
         """
         prior = errors.number("prior", prior, 0.0)
-        if not self.track_running_stats:
-            raise RuntimeError("adapt needs running statistics, and track_running_stats is False")
         stats = population_stats(batches, channel_axis=self.channel_axis)
-        if stats.count == 0.0:
-            return
-        mean, var = self.running_mean, self.running_var
-        if prior > 0.0 and mean is not None and var is not None:
-            with np.errstate(all="ignore"):
-                stats += Stats(prior, mean, prior * np.asarray(var, np.float64))
-        self.update(stats, replace=True)
+        if stats.count > 0.0:
+            self._commit(stats, True, prior)
 
     def _after_allocation(self, channels: int, call: Callable) -> Any:
         """Take the number of features, now that it is known, unless the call fails."""
@@ -396,6 +396,8 @@ class BatchNorm:
         layout, totals = saved.layout, (self.weight_grad, self.bias_grad)
         needs = True, self.affine, self._has_bias
         dx, *grads, self.residual_grad = gradients(dy, saved, needs)
+        if len(layout.axes) > 1:
+            grads = [grad if grad is None else grad.reshape(-1) for grad in grads]
         ordinary = self.affine and validate.ordinary_pair(*totals, layout.channels)
         if ordinary and self.dtype is layout.compute:
             passes.add(*totals, *grads)
@@ -403,7 +405,7 @@ class BatchNorm:
         with np.errstate(all="ignore"):  # an overflow that raised would leave one of them behind
             for total, grad in zip(totals, grads, strict=True):
                 if total is not None and grad is not None:
-                    total += grad.reshape(-1).astype(self.dtype, copy=False)
+                    total += grad.astype(self.dtype, copy=False)
         return dx
 
     def _state(self) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def _per_channel(name: str, value, layout: _layout.Layout) -> np.ndarray:
     """A number a channel, 0 unless given."""
     if value is None:
         return np.zeros(layout.channels)
-    value = validate.channels_flat(layout.channel_shape, value)
+    value = validate.channels_flat(name, layout.channel_shape, value)
     return validate.vector(name, value, layout.channels, np.dtype(np.float64))
 
 

@@ -9,7 +9,7 @@ from ._arrays import validate
 from ._kernels import passes
 from ._runtime import errors
 from .functional import check_out, given_stats, parameter
-from .stats import of_channels
+from .stats import buffer_of
 
 _set = object.__setattr__  # of what is frozen
 
@@ -128,7 +128,7 @@ def backward_sums(
         given = flat, _layout.flatten(dy, layout), flat, w, buffer, sums
         passes.backward_part(layout.plan, passes.REDUCE, float(layout.n), *given)
         with np.errstate(all="ignore"):
-            sums[1] *= buffer[2]
+            sums[1] = (sums[1] - buffer[3] * sums[0]) * buffer[2]
     return _new(sums[0], sums[1])
 
 
@@ -218,8 +218,7 @@ def _part(dy, x, stats, eps, channel_axis):
     mean, second, count = given_stats(stats, layout)
     if not _layout.suits(layout, dy):
         flat, layout = _layout.see(x, layout.axes, wide=True)
-    buffer = of_channels(layout.channels)
-    buffer[0], buffer[1] = mean, second
+    buffer = buffer_of(stats, mean, second)
     with np.errstate(all="ignore"):
         buffer[2] = second / (count or 1.0) + eps
         np.divide(1.0, np.sqrt(buffer[2]), out=buffer[2])

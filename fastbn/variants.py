@@ -145,9 +145,9 @@ def forward_groups(
 
 
 def _bounds(length: int, size: int, each: int) -> list[tuple[int, int]]:
-    """Where groups begin and end: the last may be short; one value a channel joins others."""
+    """Where groups begin and end; a rest of one value a channel joins the group before."""
     bounds = [(begin, min(begin + size, length)) for begin in range(0, length, size)] or [(0, 0)]
-    if len(bounds) > 1 and (length - bounds[-1][0]) * each == 1:
+    if length > size > 1 and length % size * each == 1:
         (begin, _), (_, end) = bounds[-2:]
         bounds[-2:] = [(begin, end)]
     return bounds

@@ -72,7 +72,7 @@ def parameter_dtype(name: str, value) -> np.dtype:
 
 def channel_axis(value) -> int | tuple[int, ...]:
     """An axis, or several, as integers."""
-    if not isinstance(value, tuple | list):
+    if not isinstance(value, tuple):
         return integer("channel_axis", value)
     if not value:
         raise ValueError("channel_axis should name at least one axis, got none")
@@ -80,12 +80,19 @@ def channel_axis(value) -> int | tuple[int, ...]:
     return several if len(several) > 1 else several[0]
 
 
+def several_axes(name: str, shape: tuple[int, ...]) -> None:
+    """One axis of channels, and others."""
+    if len(shape) < 2:
+        raise ValueError(
+            f"{name} should have at least 2 dimensions, got {len(shape)} (shape {shape})"
+        )
+
+
 def axes(channel_axis: int | tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     """The axes of the channels, counted from the front."""
     given = channel_axis if isinstance(channel_axis, tuple) else (channel_axis,)
+    several_axes("x", shape)
     rank = len(shape)
-    if rank < 2:
-        raise ValueError(f"x should have at least 2 dimensions, got {rank} (shape {shape})")
     for index in given:
         if not -rank <= index < rank:
             raise AxisError(
@@ -121,11 +128,10 @@ def vector(name: str, value, channels: int, dtype=None) -> np.ndarray:
     return made
 
 
-def channels_flat(shape: tuple[int, ...], value):
+def channels_flat(name: str, shape: tuple[int, ...], value) -> np.ndarray:
     """What belongs to channels of several axes, flat; as it is where it has another shape."""
-    if value is None or np.shape(value) != shape:
-        return value
-    return np.asarray(value).reshape(-1)
+    given = array(name, value)
+    return given.reshape(-1) if given.shape == shape else given
 
 
 def running_flat(shape: tuple[int, ...], value):

@@ -105,7 +105,7 @@ _SUMS = (
     "partial_sums",  # (2, parts, channels)
     "own_sums",  # (2, channels)
     "needs_float64",  # a mark for each channel that is summed once more
-    "given",  # (3, channels): statistics that a caller gives, as `stats` has them
+    "given",  # (3, channels): statistics that a caller gives, as `stats` has them in front
     "tile_sums",  # (threads, 2, tile_room)
     "chosen",  # (threads, tile_room): columns where vectors begin that are summed once more
 )
@@ -127,7 +127,7 @@ CONTEXT = _fields(
     *("weights", "residual", "dresidual"),
     "sums",  # (2, channels), of dy and of dy * (x - mean): a caller's, or `own_sums`
     "places",  # 8 words: values of the first channel that have a weight
-    "stats",  # (3, channels): mean, m2 (the sum of squared deviations) and invstd
+    "stats",  # (4, channels): mean, m2 (sum of squared deviations), invstd, the mean's low part
     "threads",  # that the workspace has room for
     "sum_again",  # set by a merge: a channel needs float64
     *_SUMS,

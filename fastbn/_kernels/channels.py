@@ -44,6 +44,21 @@ def statistics(context, plan):
 
 
 @inner
+def rounded_off(context, plan):
+    """What was rounded off the mean; only a pass that sums has room for it."""
+    c = plan.channels
+    return span(array_at(context.stats, FOUR * c, np.float64), THREE * c, c)
+
+
+@inner
+def _rest(total, a, b):
+    """What was rounded off ``total = a + b`` (Knuth), 0 where that is not finite."""
+    part = total - a
+    rest = (a - (total - part)) + (b - part)
+    return rest if np.isfinite(rest) else 0.0
+
+
+@inner
 def _step(operands, o, k):
     """The way from one value to another, 0 if it is not finite."""
     step = np.float64(value_at(operands, k)) - np.float64(value_at(operands, o))
@@ -150,6 +165,7 @@ def merge_moments(context, plan, real, exact, first, last):
     partial_sums = array_at(context.partial_sums, TWO * parts * c, np.float64)
     needs_float64 = array_at(context.needs_float64, c, np.float64)
     shift, (mean, m2, _) = array_at(context.shift, c, real), statistics(context, plan)
+    low = rounded_off(context, plan)
     _merge(plan, partial_sums, first, last)
     n = context.total
     far = 4.0 if shift.itemsize == 8 else 2.0 if n < FEW_VALUES else 16.0
@@ -159,6 +175,7 @@ def merge_moments(context, plan, real, exact, first, last):
         s1, s2 = partial_sums[j], partial_sums[parts * c + j]
         d = s1 / n
         mean[j] = shift[j] + d
+        low[j] = _rest(mean[j], np.float64(shift[j]), d)
         # A comparison with NaN is false: it stays, and is never negative by rounding.
         squares = s2 - s1 * d
         m2[j] = 0.0 if squares < 0.0 else squares

@@ -278,10 +278,11 @@ def _pass(start: Callable, plan: Plan, task: int, more: Options | None, argument
 def forward(plan: Plan, task: int, more: Options | None, *arguments) -> None:
     """REDUCE: mean and m2 of x into `stats`. WRITE: invstd too, and the normalised x into `out`.
 
-    ``arguments``: x, out, weight, bias, stats, count, eps; ``stats`` has three rows of float64, a
-    value a channel: mean, m2 (the sum of squared deviations) and invstd. Without REDUCE, mean and
-    m2 are read from `stats` and the variance is m2 / count. ``more``: of weights and places (with
-    REDUCE), residual, and what is applied to the output.
+    ``arguments``: x, out, weight, bias, stats, count, eps; ``stats`` has four rows of float64, a
+    value a channel: mean, m2 (the sum of squared deviations), invstd, and what was rounded off the
+    mean, which only REDUCE writes and no kernel reads. Without REDUCE, mean and m2 are read from
+    `stats` and the variance is m2 / count. ``more``: of weights and places (with REDUCE), residual,
+    and what is applied to the output.
     """
     _pass(_start_forward, plan, task, more, arguments)
 

@@ -64,7 +64,7 @@ for key in steps.keys():
     step = steps._made(key)
     step.address
     texts.append(step._compiled._library.get_llvm_str())
-passes.move(*np.ones((2, 3)), np.ones((3, 3)), 1.0, 0.1)
+passes.move(*np.ones((2, 3)), np.ones((4, 3)), 1.0, 0.1)
 texts += passes.move.inspect_llvm().values()
 lines = [line for text in texts for line in ARITHMETIC.findall(text)]
 found = list(filter(FREE.search, lines))

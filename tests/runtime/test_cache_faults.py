@@ -161,7 +161,7 @@ import numpy as np
 from fastbn._kernels import passes  # small kernels, that compile in no time
 for dtype in (np.float32, np.float64):
     mean, var = np.zeros((2, 3), dtype)
-    passes.move(mean, var, np.ones((3, 3)), 1.0, 0.5)
+    passes.move(mean, var, np.ones((4, 3)), 1.0, 0.5)
     assert mean[0] == 0.5
 """
 

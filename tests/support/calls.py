@@ -37,6 +37,11 @@ def world():
     w.layer = fastbn.BatchNorm(3, dtype=np.float64)
     w.layer.backward(w.layer(w.x))
     w.lazy = fastbn.BatchNorm(None)
+    w.ghost = fastbn.BatchNorm(3, dtype=np.float64, virtual_batch_size=2)
+    w.renorm = fastbn.BatchRenorm(3, dtype=np.float64)
+    w.ghost.backward(w.ghost(w.x))
+    w.sums = fastbn.backward_sums(w.dy, w.x, w.stats)
+    w.ddx, w.batches = normals(w.x.shape, seed=5), [w.x, w.x[:2]]
     w.new = [kind(3) for kind in (fastbn.BatchNorm1d, fastbn.BatchNorm2d, fastbn.BatchNorm3d)]
     return w
 
@@ -44,7 +49,7 @@ def world():
 def picture(w):
     """A copy of everything that a call could have changed."""
     parts = {name: value for name, value in vars(w).items() if type(value) is np.ndarray}
-    for i, layer in enumerate((w.layer, w.lazy, *w.new)):
+    for i, layer in enumerate((w.layer, w.lazy, w.ghost, w.renorm, *w.new)):
         parts |= {f"layer {i}, {name}": value for name, value in vars(layer).items()}
     parts |= {f"bn_param.{name}": value for name, value in w.bn_param.items()}
     parts |= {"stats.mean": w.stats.mean, "stats.m2": w.stats.m2}
@@ -145,14 +150,43 @@ CALLS = {  # name: (arguments that are right, function of the arguments)
     "normalize": (pick("x", "stats", "weight", "bias", "out"), plain(fastbn.normalize)),
     "batch_stats": (pick("x"), plain(fastbn.batch_stats)),
     "backward": (pick("dy", "saved", "out"), plain(fastbn.backward)),
+    "denormalize": (pick("y", "stats", "weight", "bias", "out"), plain(fastbn.denormalize)),
+    "sums": (pick("dy", "x", "stats"), plain(fastbn.backward_sums)),
+    "input": (pick("dy", "x", "stats", "sums", "weight", "out"), plain(fastbn.backward_input)),
+    "GradSums": (lambda w: {"sum_dy": w.mean, "sum_dy_xhat": w.var}, plain(fastbn.GradSums)),
+    "add sums": (lambda w: {"other": w.sums}, lambda w, other: w.sums + other),
+    "double": (
+        pick("dy", "saved", "ddx", ddweight="mean", ddbias="var"),
+        plain(fastbn.double_backward),
+    ),
     "update": (pick("stats", **RUNNING), plain(fastbn.update_running_stats)),
     "merge": (lambda w: {"stats": [w.stats, w.stats]}, plain(fastbn.merge_stats)),
+    "population": (
+        lambda w: {"batches": [w.x, (w.x[:1], w.weights[:1])]},
+        plain(fastbn.population_stats),
+    ),
+    "shift": (
+        lambda w: {"stats": w.stats, "reference": fastbn.Stats(2, w.mean, w.var)},
+        plain(fastbn.covariate_shift),
+    ),
+    "from_array": (lambda w: {"a": w.stats.to_array()}, plain(fastbn.Stats.from_array)),
     "Stats": (lambda w: {"count": 2, "mean": w.mean, "m2": w.var}, plain(fastbn.Stats)),
     "var": (lambda w: {"ddof": 1}, lambda w, ddof: w.stats.var(ddof)),
     "std": (lambda w: {"ddof": 1}, lambda w, ddof: w.stats.std(ddof)),
     "empty": (lambda w: {"channels": 3}, plain(fastbn.Stats.empty)),
     "layer": (pick("x"), lambda w, x: w.layer(x)),
     "layer, lazy": (pick("x"), lambda w, x: w.lazy(x)),
+    "ghost": (pick("x", "residual", "weights"), lambda w, x, **g: w.ghost(x, **g)),
+    "ghost, backward": (
+        pick("dy"),
+        lambda w, dy: w.ghost.backward(dy),
+    ),
+    "renorm": (pick("x", "residual", "weights"), lambda w, x, **g: w.renorm(x, **g)),
+    "layer, update": (pick("stats"), lambda w, stats: w.layer.update(stats, replace=True)),
+    "layer, adapt": (
+        pick("batches"),
+        lambda w, batches, prior=1: w.layer.adapt(batches, prior=prior),
+    ),
     "layer, evaluate": (pick("x"), evaluate_layer),
     "layer, replaced": (lambda w: {}, replaced),
     "layer, backward": (pick("dy"), lambda w, dy: w.layer.backward(dy)),
@@ -162,6 +196,7 @@ CALLS = {  # name: (arguments that are right, function of the arguments)
     "layer 3d": (pick(x="x5"), lambda w, x: w.new[2](x)),
     "BatchNorm": (lambda w: {"num_features": 3}, plain(fastbn.BatchNorm)),
     "BatchNorm2d": (lambda w: {"num_features": 3}, plain(fastbn.BatchNorm2d)),
+    "BatchRenorm": (lambda w: {"num_features": 3}, plain(fastbn.BatchRenorm)),
     "BatchNorm, call": (
         pick("x"),
         lambda w, x, channel_axis=1: fastbn.BatchNorm(3, channel_axis=channel_axis)(x),
@@ -184,5 +219,6 @@ ACTIVATED = ["forward, options", "fixed, options", "normalize, options"]
 TAKE_X = [*FUNCTIONS, "batch_stats", "layer", "layer, evaluate"]
 SEEDS = ["seed", "seed, spatial"]
 SEED_BACKWARDS = ["seed, backward", "seed, alt", "seed, spatial backward"]
-LAYERS = ["BatchNorm", "BatchNorm2d"]
+LAYERS = ["BatchNorm", "BatchNorm2d", "BatchRenorm"]
+HALVES = ["sums", "input"]  # of a backward pass
 THREADS = ["threads", "threads, block"]

@@ -222,6 +222,15 @@ def exact_statistics(values, weights=None):
     return channel.mean, channel.var
 
 
+def exact_merge(counts, means, m2s):
+    """Mean and population variance of parts as Fractions; each part's fields are exact numbers."""
+    parts = [[*map(Fraction, part)] for part in zip(counts, means, m2s, strict=True)]
+    n = sum(count for count, _, _ in parts)
+    mean = sum(count * mean for count, mean, _ in parts) / n
+    squares = sum(m2 + count * mean * mean for count, mean, m2 in parts)
+    return mean, squares / n - mean * mean
+
+
 def exact_forward(
     values, eps=0.0, which=slice(None), *, weights=None, weight=1.0, bias=0.0, residual=None,
     activation=None, negative_slope=0.01,

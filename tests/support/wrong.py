@@ -64,6 +64,22 @@ X = ARRAY | {
 }
 if np.dtype(np.longdouble).itemsize > 8:
     X["long double"] = (lambda a, w: a.astype(np.longdouble), TypeError, "{0}.*float128")
+Y = ARRAY | {
+    label: (bad, kind, message.replace("x should", "y should"))
+    for label, (bad, kind, message) in X.items()
+    if label not in ARRAY
+}
+ZERO = {"0": (lambda a, w: a * [1, 0, 1], ValueError, r"weight should not be 0.*\[1\]")}
+AXES = {
+    "none": (always(()), ValueError, "channel_axis should name at least one axis, got none"),
+    "twice": (
+        always((1, -2)),
+        ValueError,
+        r"channel_axis should name different axes, got \(1, -2\)",
+    ),
+    "beyond": (always((0, 3)), AXIS, "channel_axis should be from -3 to 2 .*got 3"),
+    "fraction": (always((0, 1.0)), TypeError, "channel_axis should be an integer, got float"),
+}
 CHANNELS = {
     "2 channels": (
         lambda a, w: a[:, :2],
@@ -321,6 +337,98 @@ PARTS = {
         ValueError,
         r"stats should all have the same number of channels, got \[3, 4\]",
     ),
+}
+PAIR = {
+    "pair": (lambda a, w: (w.mean, w.var), TypeError, r"stats should be a Stats.*\(mean, var\)")
+}
+SUMS = {
+    "None": (always(None), TypeError, "sums should be a GradSums, got NoneType"),
+    "pair": (lambda a, w: (w.mean, w.var), TypeError, "sums should be a GradSums, got tuple"),
+    "4 channels": (
+        always(fastbn.GradSums(np.ones(4), np.ones(4))),
+        ValueError,
+        "sums should have 3 channels, got 4",
+    ),
+}
+OTHER_SUMS = {
+    "number": (always(1.0), TypeError, "unsupported operand"),
+    "4 channels": (SUMS["4 channels"][0], ValueError, "same number of channels, got 3, 4"),
+}
+SAVED_WITH = {
+    name: (
+        lambda a, w, given=given: fastbn.forward(w.x, **given(w))[1],
+        ValueError,
+        "saved should come from forward without weights, residual or activation",
+    )
+    for name, given in {
+        "weights": lambda w: {"weights": w.weights},
+        "residual": lambda w: {"residual": w.residual},
+        "activation": lambda w: {"activation": "relu"},
+    }.items()
+}
+NO_STATS_OF_LAYER = {
+    "pair": NO_STATS["pair"],
+    "4 channels": (
+        always(fastbn.Stats.empty(4)),
+        ValueError,
+        "stats should have 3 channels, got 4",
+    ),
+}
+BATCHES_OF_LAYER = {
+    "None": (always(None), TypeError, "batches should be an iterable.*NoneType"),
+    "4 channels": (always([np.ones((2, 4))]), ValueError, "stats should have 3 channels, got 4"),
+}
+CONVENTION = {
+    repr(value): (always(value), ValueError, "convention should be one of 'torch', 'keras'")
+    for value in ("pytorch", "Torch", "", None, 1, ["torch"])
+}
+UNTRACKED = {"False": (always(False), ValueError, "track_running_stats should be True")}
+GROUP = {
+    "0": (always(0), ValueError, "virtual_batch_size should be at least 1, got 0"),
+    "-4": (always(-4), ValueError, "virtual_batch_size should be at least 1, got -4"),
+}
+RMAX = {"0.5": (always(0.5), ValueError, "rmax should be at least 1, got 0.5")}
+BATCHES = {
+    "None": (always(None), TypeError, "batches should be an iterable of arrays, got NoneType"),
+    "number": (always(3.0), TypeError, "batches should be an iterable of arrays, got float"),
+    "nothing": (always([]), ValueError, "batches should contain at least one batch, got none"),
+    "an array": (lambda a, w: w.x2, ValueError, "^batch 0: x should have at least 2 dim"),
+    "text": (lambda a, w: [w.x, w.x2.astype(str)], TypeError, "^batch 1: x should be .*<U"),
+    "weights": (
+        lambda a, w: [w.x, w.x, (w.x, w.weight)],
+        ValueError,
+        r"^batch 2: weights should have shape \(4, 5\)",
+    ),
+    "triple": (
+        lambda a, w: [(w.x, w.weights, w.y)],
+        ValueError,
+        r"^batch 0: should be an array or \(x, weights\), got a tuple of 3",
+    ),
+    "channels": (
+        lambda a, w: [w.x, w.x, np.ones((2, 4))],
+        ValueError,
+        "batches .* same number of channels: batch 0 has 3, batch 2 has 4",
+    ),
+}
+NO_STATS_AT_ALL = {
+    "pair": (lambda a, w: (w.mean, w.var), TypeError, "{0} should be a Stats, got tuple"),
+    "None": (always(None), TypeError, "{0} should be a Stats, got NoneType"),
+}
+REFERENCE = {
+    "4 channels": (
+        always(fastbn.Stats.empty(4)),
+        ValueError,
+        "reference should have 3 channels, as stats, got 4",
+    ),
+}
+DIGITS = {
+    "float32": (lambda a, w: a.astype(np.float32), TypeError, "a should .*float64, got .*float32"),
+    "None": (always(None), TypeError, "a should .*float64, got dtype object"),
+    "2-D": (lambda a, w: a[None], ValueError, r"a should have shape \(2 \+ 4.*got \(1, 14\)"),
+    "short": (lambda a, w: a[:-1], ValueError, r"a should have shape \(2 \+ 4.*got \(13,\)"),
+    "nothing": (lambda a, w: a[:0], ValueError, r"a should have shape \(2 \+ 4.*got \(0,\)"),
+    "negative": (lambda a, w: -a, ValueError, "the count in a should be at least 0, got -20"),
+    "NaN": (lambda a, w: np.nan * a, ValueError, "the count in a should be a number, got nan"),
 }
 NO_TEAM = {
     str(value): (always(value), ValueError, rf"k should be from 1 to 8 .*got {value}\b")

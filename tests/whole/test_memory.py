@@ -154,3 +154,39 @@ def test_kernels_allocate_nothing_large():
     growth = list(map(int, run_python(RESIDENT).split()))
     assert len(growth) == 3
     assert max(growth) <= 16 * 2**20
+
+
+# A file of 256 MB in pieces of 16: its pages are the system's, not the process's own memory.
+POPULATION = """
+from pathlib import Path
+import numpy as np
+import fastbn
+
+def own():
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("RssAnon:")[1].split()[0])
+
+def pieces(x, most):
+    for start in range(0, len(x), len(x) // 16):
+        most[0] = max(most[0], own())
+        yield x[start : start + len(x) // 16]
+
+x = np.memmap("{path}", np.{dtype}, "r", shape=({rows}, 64, 16))
+most = [0]
+fastbn.population_stats(pieces(x[: len(x) // 16], most))  # compiled, and every thread has started
+before = own()
+stats = fastbn.population_stats(pieces(x, most))
+assert stats.count == x.size // 64
+print(max(most[0], own()) - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_population_takes_the_memory_of_no_batch(tmp_path, dtype):
+    dtype, path = np.dtype(dtype), tmp_path / "x"
+    with path.open("wb") as file:
+        file.truncate(256 * 2**20)  # zeros, which take no room on the disk
+    rows = 2**18 // dtype.itemsize
+    code = POPULATION.format(path=path, rows=rows, dtype=dtype.name)
+    assert int(run_python(code)) <= 8 * 2**20
