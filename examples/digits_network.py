@@ -57,41 +57,71 @@ class Network:
 
     def train(self, x, labels, learning_rate):
         """One step of gradient descent on a batch; returns the loss before the step."""
-        scores = self._forward(x, training=True)
-        loss, dscores = softmax_loss(scores, labels)
-        self._backward_and_update(dscores, learning_rate)
+        loss, gradients = self.gradients(x, labels)
+        for layer, gradient in enumerate(gradients):
+            self.step(layer, gradient, learning_rate)
         return loss
 
     def accuracy(self, x, labels):
         """Share of right answers; batch norm uses its running statistics."""
         return np.mean(self._forward(x, training=False).argmax(axis=1) == labels)
 
-    def _forward(self, x, training):
-        self.inputs = [x]  # of each linear layer
+    def sums(self, x, training=False):
+        """`x @ W + b` of each hidden layer: what its batch norm is given, or its activation.
+
+        With `training`, batch norms normalise with the statistics of x, but do not record them.
+        """
+        self._forward(x, training, update=False)
+        return self.summed
+
+    def adapt(self, batches, **options):
+        """`BatchNorm.adapt` of every layer, the lowest first.
+
+        Each is given what the adapted layers below make of the batches, as it will be afterwards.
+        """
+        for w, b, norm in zip(self.weights, self.biases, self.norms, strict=False):
+            batches = [x @ w + b for x in batches]
+            norm.eval().adapt(batches, **options)
+            batches = [self.activation(norm(z)) for z in batches]
+
+    def gradients(self, x, labels, update=True):
+        """The loss of a batch, and its gradients: a list per layer, in the order of `step`."""
+        scores = self._forward(x, training=True, update=update)
+        loss, dz = softmax_loss(scores, labels)
+        gradients = []
+        for i in reversed(range(len(self.weights))):
+            of_norm = []
+            if i < len(self.norms):
+                dz = self.activation_gradient(self.inputs[i + 1], dz)
+                dz, of_norm = self._through_norm(self.norms[i], dz)
+            gradients.append([self.inputs[i].T @ dz, dz.sum(axis=0), *of_norm])
+            if i > 0:
+                dz = dz @ self.weights[i].T
+        return loss, gradients[::-1]
+
+    def step(self, layer, gradient, learning_rate):
+        """Gradient descent of one layer: its weights and bias, and those of its batch norm."""
+        parameters = [self.weights[layer], self.biases[layer]]
+        if len(gradient) > 2:
+            parameters += [self.norms[layer].weight, self.norms[layer].bias]
+        for parameter, change in zip(parameters, gradient, strict=True):
+            parameter -= learning_rate * change
+
+    def _forward(self, x, training, update=True):
+        self.inputs, self.summed = [x], []  # of each linear layer; what hidden ones sum up to
         for w, b, norm in zip(self.weights, self.biases, self.norms, strict=False):
             z = x @ w + b
+            self.summed.append(z)
             if norm is not None:
-                norm.training = training
-                z = norm(z)
+                z = norm.train(training)(z, update=update)
             x = self.activation(z)
             self.inputs.append(x)
         return x @ self.weights[-1] + self.biases[-1]
 
-    def _backward_and_update(self, dz, learning_rate):
-        for i in reversed(range(len(self.weights))):
-            x = self.inputs[i]
-            dw, db = x.T @ dz, dz.sum(axis=0)
-            if i > 0:
-                dz = self.activation_gradient(x, dz @ self.weights[i].T)
-                if self.norms[i - 1] is not None:
-                    dz = self._norm_backward(self.norms[i - 1], dz, learning_rate)
-            self.weights[i] -= learning_rate * dw
-            self.biases[i] -= learning_rate * db
-
     @staticmethod
-    def _norm_backward(norm, dz, learning_rate):
-        dz = norm.backward(dz)
-        norm.weight -= learning_rate * norm.weight_grad
-        norm.bias -= learning_rate * norm.bias_grad
+    def _through_norm(norm, dz):
+        if norm is None:
+            return dz, []
         norm.zero_grad()
-        return dz
+        dz = norm.backward(dz)
+        return dz, [norm.weight_grad.copy(), norm.bias_grad.copy()]

@@ -6,11 +6,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 from rich.box import SIMPLE_HEAD
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 COLOURS = {True: "#0072B2", False: "#D55E00"}  # told apart with any kind of colour vision
 PASSES = "forward", "backward"
 LABELS = {True: "with batch norm", False: "without batch norm"}
+
+
+def bar(console):
+    """A progress bar: what is being done, how much of it is done, and since when."""
+    text = TextColumn("{task.description}")
+    return Progress(text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
 
 
 def steps_text(steps, limit):

@@ -19,15 +19,14 @@ from timeit import timeit
 import digits_report
 import numpy as np
 import numpy_batchnorm
+from digits_data import TRAINING_SCANS, load_scans
 from digits_network import ACTIVATIONS, Network
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from sklearn.datasets import load_digits
 
 import fastbn
 
 WIDTH, DEPTH = 100, 5
-BATCH, TRAINING_SCANS = 100, 1500
+BATCH = 100
 WEIGHT_SCALES = (0.01, 0.03, 0.1, 0.3, 1.0)
 LEARNING_RATES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 EVALUATE_EVERY = 5  # steps
@@ -52,16 +51,6 @@ class Run:
         """First step seen with TARGET accuracy on the test scans; inf if there is none."""
         curve = zip(self.steps, self.accuracy, strict=True)
         return next((step for step, a in curve if a >= TARGET), float("inf"))
-
-
-def load_scans():
-    """((x, labels) for training, (x, labels) for testing), pixels in [0, 1] less their mean."""
-    pixels, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(labels))
-    x, labels = (pixels[order] / 16).astype(np.float32), labels[order]
-    x -= x[:TRAINING_SCANS].mean(axis=0)
-    parts = slice(TRAINING_SCANS), slice(TRAINING_SCANS, None)
-    return tuple((x[part], labels[part]) for part in parts)
 
 
 def train(run, steps, training, test):
@@ -89,9 +78,7 @@ def train(run, steps, training, test):
 def sweep(runs, steps, console):
     """Train all the runs, behind a progress bar."""
     training, test = load_scans()
-    text = TextColumn("{task.description}")
-    columns = text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as progress, np.errstate(all="ignore"):
+    with digits_report.bar(console) as progress, np.errstate(all="ignore"):
         task = progress.add_task("loading the kernels (the first time: compiling)", total=len(runs))
         train(Run("ReLU", 0.1, True, 0.1), 1, training, test)
         for run in runs:
