@@ -267,8 +267,10 @@ def denormalize(
     if out is not None:
         check_out(out, layout, y, y=y, weight=weight, bias=bias)
     with np.errstate(all="ignore"):
-        var = np.asarray(second, np.float64) / (count or 1.0)
-        scale = np.asarray(np.sqrt(var + eps) / w, layout.compute)
+        deviation = np.sqrt(np.asarray(second, np.float64) / (count or 1.0) + eps)
+        # What `normalize` multiplies with, rounded as it is there.
+        factor = np.asarray(w * (1.0 / deviation), layout.compute)
+        scale = np.where(deviation == 0.0, 0.0, 1.0 / factor).astype(layout.compute)
     # `normalize` by mean `bias` and variance 1.
     shift, unit = np.asarray(mean, layout.compute), np.ones(layout.channels)
     return _run_evaluation(flat, layout, scale, shift, 0.0, b, unit, out)
