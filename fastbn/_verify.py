@@ -264,6 +264,21 @@ def layer(x, dy, weight, bias, axis: int) -> Arrays:
     yield from (bn.weight_grad, bn.bias_grad, *bn.state_dict().values())
 
 
+def algebra(x, dy, weight, bias, axis: int) -> Arrays:
+    """What the parts of a pass give, second derivatives, and groups that are renormalised."""
+    where = {"channel_axis": axis}
+    y, saved = fastbn.forward(x, weight, bias, **where)
+    sums = fastbn.backward_sums(dy, x, saved.stats, **where)
+    yield from (sums.sum_dy, sums.sum_dy_xhat)
+    yield fastbn.backward_input(dy, x, saved.stats, sums, weight, **where)
+    yield from fastbn.double_backward(dy, saved, dy[::-1], weight, bias)
+    yield fastbn.denormalize(y, saved.stats, weight, bias, **where)
+    bn = fastbn.BatchRenorm(x.shape[axis], rmax=1.5, dmax=0.5, virtual_batch_size=3, **where)
+    yield bn(x)
+    yield bn.backward(dy)
+    yield from (bn.weight_grad, bn.bias_grad, *bn.state_dict().values())
+
+
 def seed_interface(x, dy, weight, bias, axis: int) -> Arrays:
     """What the seed interface gives for rows, (N, D)."""
     rows = np.ascontiguousarray(np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis]))
@@ -308,7 +323,7 @@ def digest(name: str, spoilt: bool = False) -> str:
     weight, bias = 1.25 + _uniform((c,), seed + 2), _uniform((c,), seed + 3)
     if x.dtype != np.float64:
         weight, bias = weight.astype(np.float32), bias.astype(np.float32)
-    kinds: tuple[Callable[..., Arrays], ...] = (functions, layer, seed_interface)
+    kinds: tuple[Callable[..., Arrays], ...] = (functions, layer, seed_interface, algebra)
     if name not in SMALL:
         kinds = (functions,) if name in LARGE or dtype in ("f2", "bfloat16") else ()
         kinds += () if name in LARGE else (options,)

@@ -7,12 +7,12 @@ __version__ = "0.1.0"
 # of bfloat16; for all cases and for the smallest.
 ORDER = 3
 DIGESTS = {
-    "digest": "d72bdae33aefe74db8a10d3b741ef918e16472c3d52cea67c77b15dd1d315676",
-    "options": "7096d3f103e853bdf08235ba9e58cafcbe4960704c8cf5b66f32b18c0e05f0ba",
-    "bfloat16": "56a6fa05cb4e8bcb5de71a2a0655822d73d7766a604e19e30a622584eb9bb767",
+    "digest": "ac4dde46da5a54b18e5baf586ef407a84f6dd70dc640a679753b79849f63a52a",
+    "options": "285219f9f89b189e08e373e64f355b70fb3b07f6eb83bc13731ce8cda8460646",
+    "bfloat16": "3cc3b7afb3d9007b668127a896f3da58b7e7cb13cc4070e22fcfb1495ab8bd0a",
 }
 TINY_DIGESTS = {
-    "digest": "bdb642afb72144fb0f05f2bd1d0c4d3ec889d244eb236a4c8a9f263277576371",
-    "options": "4e043a3e48600560abd597ae9d2a94ddbed53b53cfb2226e2030d934d5d43a3f",
+    "digest": "53352a1d0af4bf716f6cb42ab58bb7b3582797abbb46676101d510fc281d1905",
+    "options": "270227acb4eb1369e480c7aaa577189318e4c4b235193dc473f4354b44e52b5a",
     "bfloat16": "11149c4315f73dbbb95b517e91b8270ae6c0207c97f18e31a776d8b909145be8",
 }

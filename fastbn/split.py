@@ -128,7 +128,7 @@ def backward_sums(
         given = flat, _layout.flatten(dy, layout), flat, w, buffer, sums
         passes.backward_part(layout.plan, passes.REDUCE, float(layout.n), *given)
         with np.errstate(all="ignore"):
-            sums[1] = (sums[1] - buffer[3] * sums[0]) * buffer[2]
+            sums[1] *= buffer[2]
     return _new(sums[0], sums[1])
 
 

@@ -105,7 +105,7 @@ _SUMS = (
     "partial_sums",  # (2, parts, channels)
     "own_sums",  # (2, channels)
     "needs_float64",  # a mark for each channel that is summed once more
-    "given",  # (3, channels): statistics that a caller gives, as `stats` has them in front
+    "given",  # (4, channels): statistics that a caller gives, as `stats` has them
     "tile_sums",  # (threads, 2, tile_room)
     "chosen",  # (threads, tile_room): columns where vectors begin that are summed once more
 )
@@ -172,7 +172,7 @@ class Pool:
             **{f"wide_{name}": (wide, 0) for name in Coefficients._fields},
             "partial_sums": (2 * parts * c, 0),
             "own_sums": (2 * c, 0),
-            "given": (3 * c, 0),
+            "given": (4 * c, 0),
             "tile_sums": (0, 2 * tile),
             "chosen": (0, tile),
             **dict.fromkeys(("tile_shift", "tile_factor", "tile_level"), (0, tile)),

@@ -45,7 +45,7 @@ def statistics(context, plan):
 
 @inner
 def rounded_off(context, plan):
-    """What was rounded off the mean; only a pass that sums has room for it."""
+    """What was rounded off the mean."""
     c = plan.channels
     return span(array_at(context.stats, FOUR * c, np.float64), THREE * c, c)
 
@@ -198,6 +198,7 @@ def merge_gradients(context, plan, real, exact, first, last):
     sums = array_at(context.sums, TWO * c, np.float64)
     shift, (mean, _, invstd) = array_at(context.shift, c, real), statistics(context, plan)
     dweight, dbias = array_at(context.dweight, c, real), array_at(context.dbias, c, real)
+    low = rounded_off(context, plan)
     _merge(plan, partial_sums, first, last)
     n = context.total
     for j in range(first, last):
@@ -208,7 +209,7 @@ def merge_gradients(context, plan, real, exact, first, last):
         tiny = abs(s2) <= TINY * n and (s1 != 0.0 or s2 != 0.0)
         bad = shift.itemsize == 4 and (tiny or not (abs(s1) < np.inf and abs(s2) < np.inf))
         needs_float64[j] = 1.0 if bad else 0.0
-        s2 += (shift[j] - mean[j]) * s1
+        s2 += ((shift[j] - mean[j]) - low[j]) * s1
         sums[j], sums[c + j] = s1, s2
         dweight[j] = s2 * invstd[j]
         dbias[j] = s1
@@ -236,18 +237,18 @@ def forward_coefficients(context, plan, real, scale_at, offset_at, first, last):
     """center, scale and offset of ``y = (x - center) * scale + offset``.
 
     The center is the mean rounded to the data's precision, the offset takes up what was rounded
-    off: with |mean| much larger than the deviation, x - center is exact, where x * scale + offset
+    off, by float64, too: with |mean| much larger than the deviation, x - center is exact, where x * scale + offset
     loses thousands of ulp.
     """
     c, (mean, _, invstd) = plan.channels, statistics(context, plan)
     weight, bias = array_at(context.weight, c, real), array_at(context.bias, c, real)
     center, scale = array_at(context.center, c, real), array_at(scale_at, c, real)
-    offset = array_at(offset_at, c, real)
+    offset, low = array_at(offset_at, c, real), rounded_off(context, plan)
     for j in range(first, last):
         factor = weight[j] * invstd[j]
         center[j] = mean[j]
         scale[j] = factor
-        offset[j] = bias[j] + (np.float64(center[j]) - mean[j]) * factor
+        offset[j] = bias[j] + ((np.float64(center[j]) - mean[j]) - low[j]) * factor
 
 
 @inlined
@@ -263,13 +264,15 @@ def backward_coefficients(context, plan, real, first, last):
     center, scale = array_at(context.center, c, real), array_at(context.scale, c, real)
     offset, gain = array_at(context.offset, c, real), array_at(context.gain, c, real)
     fixed, n = record_at(context.steps, STEPS).fixed != ZERO, context.total
+    low = rounded_off(context, plan)
     for j in range(first, last):
         gain[j] = weight[j] * invstd[j]
         if not fixed:
             slope = -invstd[j] * (invstd[j] * (sums[c + j] / n))
             center[j] = mean[j]
             scale[j] = slope
-            offset[j] = (np.float64(center[j]) - mean[j]) * slope - sums[j] / n
+            gap = (np.float64(center[j]) - mean[j]) - low[j]
+            offset[j] = gap * slope - sums[j] / n
 
 
 @apart

@@ -135,9 +135,9 @@ def _start_evaluation(threads, address, todo, x, out, weight, bias, mean, var, e
     """Complete the context of a forward pass with given statistics; run if there is one thread."""
     address, c = np.uintp(address), np.uintp(mean.size)
     context = record_at(address, CONTEXT)
-    given = array_at(context.given, (TWO + ONE) * c, np.float64)
+    given = array_at(context.given, TWO * TWO * c, np.float64)
     for j in range(c):
-        given[j], given[c + j] = mean[j], var[j]
+        given[j], given[c + j], given[(TWO + ONE) * c + j] = mean[j], var[j], 0.0
     context.steps, context.sum_again, context.stats = np.uintp(todo), ZERO, context.given
     context.weight, context.bias = data_pointer(weight), data_pointer(bias)
     context.x, context.out = data_pointer(x), data_pointer(out)
@@ -280,9 +280,8 @@ def forward(plan: Plan, task: int, more: Options | None, *arguments) -> None:
 
     ``arguments``: x, out, weight, bias, stats, count, eps; ``stats`` has four rows of float64, a
     value a channel: mean, m2 (the sum of squared deviations), invstd, and what was rounded off the
-    mean, which only REDUCE writes and no kernel reads. Without REDUCE, mean and m2 are read from
-    `stats` and the variance is m2 / count. ``more``: of weights and places (with REDUCE), residual,
-    and what is applied to the output.
+    mean. Without REDUCE, all but invstd are read from `stats` and the variance is m2 / count.
+    ``more``: of weights and places (with REDUCE), residual, and what is applied to the output.
     """
     _pass(_start_forward, plan, task, more, arguments)
 
