@@ -8,8 +8,8 @@ __version__ = "0.1.0"
 ORDER = 3
 DIGESTS = {
     "digest": "d72bdae33aefe74db8a10d3b741ef918e16472c3d52cea67c77b15dd1d315676",
-    "options": "7096d3f103e853bdf08235ba9e58cafcbe4960704c8cf5b66f32b18c0e05f0ba",
-    "bfloat16": "56a6fa05cb4e8bcb5de71a2a0655822d73d7766a604e19e30a622584eb9bb767",
+    "options": "fca95dcd53e0f6605db385725dceea70efd69e4b16e30873451a8bfe19f3f1e6",
+    "bfloat16": "3cc3b7afb3d9007b668127a896f3da58b7e7cb13cc4070e22fcfb1495ab8bd0a",
 }
 TINY_DIGESTS = {
     "digest": "bdb642afb72144fb0f05f2bd1d0c4d3ec889d244eb236a4c8a9f263277576371",
