@@ -285,6 +285,13 @@ def test_variances_that_fit_though_their_squares_do_not(number):
     assert_exact(stats, truth)
 
 
+def test_what_is_rounded_off_a_mean_near_the_end_of_float64():
+    x = np.array([1.7, -1.7, 1.1, 1.3, -0.2, 0.7, 0.9])[:, None] * 1e308
+    mean, low = map(Fraction, digits(batch_stats(x))[2:4])
+    truth = reference.exact_statistics(x)[0]
+    assert abs(mean + low - truth) < abs(mean - truth)
+
+
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_channels_that_hold_infinity_stay_what_they_are(bad):
     x = np.array([[1e300, 1e300], [-1e300, 1.0], [bad, 3.0]])
