@@ -285,6 +285,13 @@ def test_variances_that_fit_though_their_squares_do_not(number):
     assert_exact(stats, truth)
 
 
+def test_what_is_rounded_off_a_mean_near_the_end_of_float64():
+    x = np.array([1.7, -1.7, 1.1, 1.3, -0.2, 0.7, 0.9])[:, None] * 1e308
+    mean, low = map(Fraction, digits(batch_stats(x))[2:4])
+    truth = reference.exact_statistics(x)[0]
+    assert abs(mean + low - truth) < abs(mean - truth)
+
+
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_channels_that_hold_infinity_stay_what_they_are(bad):
     x = np.array([[1e300, 1e300], [-1e300, 1.0], [bad, 3.0]])
@@ -353,11 +360,15 @@ def test_empty_ones_keep_every_digit_of_the_other():
         assert digits(merged) == digits(stats)
 
 
-def test_counts_keep_what_is_rounded_off():
-    parts = [Stats(0.1, [0.0], [0.0])] * 10_000
-    for merge in WAYS.values():
-        count, low = merge(parts).to_array()[:2]
-        assert Fraction(count) + Fraction(low) == 10_000 * Fraction(0.1)
+@each_way
+def test_sums_keep_what_is_rounded_off(merge):
+    """In counts, means and sums of squares: merged parts merge as exactly as the first."""
+    merged = merge([Stats(0.1, [5.0], [0.1])] * 10_000)
+    for part, number in ((merged, 10_000), (merged + merged, 20_000)):
+        count, count_low, mean, mean_low, m2, m2_low = map(Fraction, digits(part))
+        assert count + count_low == number * Fraction(0.1)
+        assert mean + mean_low == 5
+        assert abs((m2 + m2_low) / (number * Fraction(0.1)) - 1) < 2.0**-100
 
 
 def test_an_array_is_copied_both_ways():
