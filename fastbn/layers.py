@@ -107,6 +107,8 @@ class BatchNorm:
     (1, 2)
     """
 
+    _has_own_way = False  # of normalising a batch in training
+
     def __init__(
         self,
         num_features: int | None,
@@ -256,8 +258,9 @@ class BatchNorm:
         """Normalise by statistics, or by those of the batch or its groups."""
         if self.training and self.virtual_batch_size is not None:
             size = errors.whole("virtual_batch_size", self.virtual_batch_size, 1)
-            axes, minimum = self.channel_axis, self._rules.minimum
-            return forward_groups(self._normalise, size, x, axes, options, minimum)
+            parameters = None if self._has_own_way else (self.weight, self.bias, self.eps)
+            given = x, self.channel_axis, options, self._rules.minimum
+            return forward_groups(self._normalise, parameters, size, *given)
         return self._normalise(x, options, None, stats)
 
     def _normalise(self, x: np.ndarray, options, out, stats=None) -> tuple[np.ndarray, Any]:
@@ -571,6 +574,8 @@ class BatchRenorm(BatchNorm):
     >>> bn(np.array([[1.0], [3.0]])).ravel()  # the running mean is 0, the variance 1
     array([1., 3.])
     """
+
+    _has_own_way = True
 
     def __init__(
         self, num_features: int | None, *others, rmax: float = 3.0, dmax: float = 5.0, **more

@@ -182,6 +182,12 @@ def widened(layout: Layout) -> Layout:
     return _layout(layout.shape, layout.axes, layout.order, layout.dtype, wide=True)
 
 
+def part(layout: Layout, shape: tuple[int, ...]) -> Layout:
+    """The layout of a part that has another shape, in the same order and types."""
+    wide = layout.storage == layout.compute
+    return _layout(shape, layout.axes, layout.order, layout.dtype, wide)
+
+
 def _words(flat: np.ndarray, layout: Layout) -> np.ndarray:
     """A flat array as Numba takes it."""
     return flat if layout.words is None else flat.view(_WORD)

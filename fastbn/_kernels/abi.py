@@ -138,6 +138,15 @@ CONTEXT = _fields(
     slope=np.float64,  # of an activation below 0
 )
 
+# Passes over parts of arrays that lie one behind the other: how far it is from one to the next, in
+# bytes, by the fields of `CONTEXT`.
+MOVED = "x", "dy", "out", "residual", "dresidual", "stats", "dweight", "dbias"
+PARTS = _fields(
+    "contexts",  # the addresses of one for each thread
+    "count",
+    *MOVED,
+)
+
 # What Python has for a workspace, besides its parts.
 OVERHEAD = 4096
 

@@ -237,8 +237,8 @@ def forward_coefficients(context, plan, real, scale_at, offset_at, first, last):
     """center, scale and offset of ``y = (x - center) * scale + offset``.
 
     The center is the mean rounded to the data's precision, the offset takes up what was rounded
-    off, by float64, too: with |mean| much larger than the deviation, x - center is exact, where x * scale + offset
-    loses thousands of ulp.
+    off, by float64 as well: with |mean| much larger than the deviation, x - center is exact, where
+    x * scale + offset loses thousands of ulp.
     """
     c, (mean, _, invstd) = plan.channels, statistics(context, plan)
     weight, bias = array_at(context.weight, c, real), array_at(context.bias, c, real)

@@ -15,7 +15,7 @@ from .._runtime import threads as _threads
 from .._runtime.jit import array_at, call_step, data_pointer, inner, kernel, record_at
 from .._runtime.pace import Kind
 from . import steps
-from .abi import CONTEXT, PLAN, STEPS, record
+from .abi import CONTEXT, PARTS, PLAN, STEPS, record
 from .schedule import Plan
 from .simd import ONE, TWO, ZERO
 from .steps import Activation, Key, Reads, Stage, Storage, Walk
@@ -29,6 +29,7 @@ WEIGHTED, MASK, RESIDUAL, RELU, LEAKY_RELU = 16, 32, 64, 128, 256
 # through all stages before the next part.
 SHIFT, SUM, MERGE, PREPARE, WRITTEN = (stage.value for stage in Stage)
 SLABS, DONE = len(Stage), len(Stage) + 1
+TEAM_BYTES = 1 << 17  # of parts, from which a team is worth its launch
 TEAM_CHANNELS = 2048  # from which it pays to launch a team for what is done per channel
 
 
@@ -115,6 +116,29 @@ def _run(threads, address):
 
 
 _alone, _team = inner(_run), kernel(_run, parallel=True)
+
+
+def _run_parts(threads, address):
+    """Passes over equal parts, of which each thread has its share, in a context of its own."""
+    team, parts = np.uintp(threads), record_at(np.uintp(address), PARTS)
+    contexts = array_at(parts.contexts, team, np.uintp)
+    for thread in prange(threads):
+        t = np.uintp(thread)
+        context = record_at(contexts[t], CONTEXT)
+        for _ in range(parts.count * t // team, parts.count * (t + ONE) // team):
+            context.sum_again = ZERO
+            _alone(1, contexts[t])
+            context.x += parts.x
+            context.dy += parts.dy
+            context.out += parts.out
+            context.residual += parts.residual
+            context.dresidual += parts.dresidual
+            context.stats += parts.stats
+            context.dweight += parts.dweight
+            context.dbias += parts.dbias
+
+
+_parts_alone, _parts_team = kernel(_run_parts), kernel(_run_parts, parallel=True)
 
 
 @kernel
@@ -298,6 +322,40 @@ def backward(plan: Plan, task: int, more: Options | None, *arguments) -> None:
     its bias; with a residual, ``dresidual`` is written beside dx.
     """
     _pass(_start_backward, plan, task | BACKWARD, more, arguments)
+
+
+def each_part(plan: Plan, task: int, more: Options, count: int, fields: dict, arrays: dict) -> None:
+    """A forward or backward pass over each of ``count`` parts, one behind the other.
+
+    Each by one thread: 64 of (4, 64, 14, 14) take 0.55 ms, in 64 calls of a team 1.1 (AMD EPYC, 2
+    threads, 2026-11). ``plan``: of a part. ``fields`` of its `CONTEXT` stay as they are; `MOVED`
+    ones go on from part to part: ``arrays`` have as many parts, and their values in this order.
+    """
+    task |= more.task
+    threads = min(count, _threads.get_num_threads())
+    if count * plan.nbytes < 2 * TEAM_BYTES:
+        threads = 1
+    todo = plan.steps.get((task, 1)) or _todo(plan, task, 1)
+    kind = plan.steps.setdefault(
+        (task, 1, count), Kind((2 + (task & BACKWARD > 0)) * count * plan.nbytes)
+    )
+    pool = plan.pool_with_options
+    workspaces = [pool.take(1) for _ in range(threads)]
+    steps = {name: array.nbytes // count for name, array in arrays.items()}
+    for t, workspace in enumerate(workspaces):
+        room = workspace.fields
+        for name, value in (fields | more.fields).items():
+            room[name] = value
+        for name, array in arrays.items():
+            room[name] = data_pointer(array) + count * t // threads * steps[name]
+        room["steps"], room["sums"] = todo.address, room["own_sums"]
+    contexts = np.array([workspace.context for workspace in workspaces], np.uintp)
+    made = record(PARTS, {"contexts": data_pointer(contexts), "count": count} | steps)
+    address = data_pointer(made)
+    if threads == 1 or not _threads.run(_parts_team, threads, kind, address):
+        _parts_alone(threads, address)
+    for workspace in workspaces:
+        pool.give(workspace)
 
 
 def backward_part(plan: Plan, task: int, total: float, *arguments) -> None:
