@@ -118,24 +118,30 @@ def _run(threads, address):
 _alone, _team = inner(_run), kernel(_run, parallel=True)
 
 
+@inner
+def _share_of_parts(t, team, address):
+    """A thread's share of passes over parts."""
+    parts = record_at(address, PARTS)
+    place = array_at(parts.contexts, team, np.uintp)[t]
+    context = record_at(place, CONTEXT)
+    for _ in range(parts.count * t // team, parts.count * (t + ONE) // team):
+        context.sum_again = ZERO
+        _alone(1, place)
+        context.x += parts.x
+        context.dy += parts.dy
+        context.out += parts.out
+        context.residual += parts.residual
+        context.dresidual += parts.dresidual
+        context.stats += parts.stats
+        context.dweight += parts.dweight
+        context.dbias += parts.dbias
+
+
 def _run_parts(threads, address):
     """Passes over equal parts, of which each thread has its share, in a context of its own."""
-    team, parts = np.uintp(threads), record_at(np.uintp(address), PARTS)
-    contexts = array_at(parts.contexts, team, np.uintp)
-    for thread in prange(threads):
-        t = np.uintp(thread)
-        context = record_at(contexts[t], CONTEXT)
-        for _ in range(parts.count * t // team, parts.count * (t + ONE) // team):
-            context.sum_again = ZERO
-            _alone(1, contexts[t])
-            context.x += parts.x
-            context.dy += parts.dy
-            context.out += parts.out
-            context.residual += parts.residual
-            context.dresidual += parts.dresidual
-            context.stats += parts.stats
-            context.dweight += parts.dweight
-            context.dbias += parts.dbias
+    team, address = np.uintp(threads), np.uintp(address)
+    for t in prange(threads):
+        _share_of_parts(np.uintp(t), team, address)
 
 
 _parts_alone, _parts_team = kernel(_run_parts), kernel(_run_parts, parallel=True)

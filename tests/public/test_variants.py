@@ -96,6 +96,32 @@ def test_ghosts_of_any_memory(memory, dtype):
     np.testing.assert_array_equal(x, before)
 
 
+@pytest.mark.parametrize("axis", [1, -1])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_groups_that_a_team_shares(activation, axis, keep_threads):
+    shape = (22, 16, 30, 31) if axis == 1 else (22, 30, 31, 16)
+    x, dy, weight, bias = problem(shape, np.float32, channel_axis=axis)
+    residual = normals(shape, np.float32, seed=5) if activation else None
+    found = []
+    for k in (1, 2, 3, 8):
+        fastbn.set_num_threads(k)
+        bn = BatchNorm(16, channel_axis=axis, virtual_batch_size=4, activation=activation)
+        bn.weight[:], bn.bias[:] = weight, bias
+        found.append((bn(x, residual=residual), bn.backward(dy), bn.residual_grad, bn.weight_grad))
+        assert bn.saved.alike[1].buffers.shape == (5, 4, 16)
+    for part in cut([4, 4, 4, 4, 4, 2]):
+        of_group = {} if residual is None else {"residual": residual[part]}
+        settings = {"channel_axis": axis, "activation": activation}
+        y, saved = fastbn.forward(x[part], weight, bias, **settings, **of_group)
+        grads = fastbn.backward(dy[part], saved)
+        for one in found:
+            np.testing.assert_array_equal(one[0][part], y)
+            np.testing.assert_array_equal(one[1][part], grads.dx)
+            if activation:
+                np.testing.assert_array_equal(one[2][part], grads.dresidual)
+            np.testing.assert_array_equal(one[3], found[0][3])
+
+
 def test_groups_of_a_single_value_a_channel():
     with pytest.raises(
         ValueError, match=r"more than 1 value per channel .*got input size \(1, 3\)"
