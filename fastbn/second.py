@@ -8,7 +8,6 @@ from ._arrays import layout as _layout
 from ._arrays import validate
 from ._kernels import passes
 from .functional import Saved
-from .stats import of_channels
 
 # A coefficient may be so many times another one before a product of theirs might overflow.
 FARTHEST = 2.0**40
@@ -104,9 +103,9 @@ def _per_channel(name: str, value, layout: _layout.Layout) -> np.ndarray:
 def _of_batch(layout, saved, x, dy, u, a, b):
     """ddy, dx and dweight, statistics being those of the batch."""
     n, w, r = float(layout.n), saved._weight.astype(np.float64), saved.buffer[2]
-    dy_mean, dy_xhat = _sums(layout, saved.buffer, dy, x) / n
-    u_mean, u_xhat = _sums(layout, saved.buffer, u, x) / n
-    s = _products(layout, u, dy)[1] - n * (u_mean * dy_mean + u_xhat * dy_xhat)
+    dy_mean, dy_xhat = _sums(layout, saved.buffer, dy, x, saved._weight) / n
+    u_mean, u_xhat = _sums(layout, saved.buffer, u, x, saved._weight) / n
+    s = _products(layout, u, dy, saved._weight)[1] - n * (u_mean * dy_mean + u_xhat * dy_xhat)
     c = w * r
     ddy = _combine(layout, saved, u, x, c, (a - c * u_xhat) * r, b - c * u_mean)
     of_u, of_dy = -c * dy_xhat, a - c * u_xhat  # of both in g
@@ -120,24 +119,23 @@ def _of_fixed(layout, saved, x, dy, u, a, b):
     """ddy, dx and dweight, statistics being constants."""
     w, r = saved._weight.astype(np.float64), saved.buffer[2]
     ddy = _combine(layout, saved, u, x, w * r, a * r, b)
-    return ddy[1], _scaled(layout, dy, r * a)[1], r * _products(layout, u, dy)[1]
+    return ddy[1], _scaled(layout, dy, r * a)[1], r * _products(layout, u, dy, saved._weight)[1]
 
 
-def _sums(layout, buffer, dy, x) -> np.ndarray:
-    """Sums of dy and of ``dy * xhat``, by statistics with invstd."""
-    sums, ones = np.empty((2, layout.channels)), np.ones(layout.channels, layout.compute)
-    given = x, dy, x, ones, buffer, sums
+def _sums(layout, buffer, dy, x, weight) -> np.ndarray:
+    """Sums of dy and of ``dy * xhat``, by statistics with invstd; any weight."""
+    sums = np.empty((2, layout.channels))
+    given = x, dy, x, weight, buffer, sums
     passes.backward_part(layout.plan, passes.REDUCE, float(layout.n), *given)
     sums[1] *= buffer[2]
     return sums
 
 
-def _products(layout, u, dy) -> np.ndarray:
+def _products(layout, u, dy, weight) -> np.ndarray:
     """Sums of dy and of ``u * dy``."""
-    plain = of_channels(layout.channels)
-    plain[...] = 0.0
+    plain = np.zeros((4, layout.channels))
     plain[2] = 1.0
-    return _sums(layout, plain, dy, u)
+    return _sums(layout, plain, dy, u, weight)
 
 
 def _combine(layout, saved, u, x, of_u, of_x, level):
@@ -145,9 +143,10 @@ def _combine(layout, saved, u, x, of_u, of_x, level):
     of_u = of_u.astype(layout.compute)
     if np.all((abs(of_x) <= FARTHEST * abs(of_u)) & (of_u != 0.0)):
         flat, shaped = _layout.target(layout, None, x, u)
-        n, stats = float(layout.n), saved.buffer.copy()
+        n, stats, sums = float(layout.n), saved.buffer.copy(), np.empty((2, layout.channels))
         stats[2] = 1.0
-        sums = np.stack((level, of_x)) * (-n / of_u.astype(np.float64))
+        sums[0], sums[1] = level, of_x
+        sums *= -n / of_u.astype(np.float64)
         given = x, u, flat, of_u, stats, sums
         passes.backward_part(layout.plan, passes.WRITE, n, *given)
         return flat, shaped

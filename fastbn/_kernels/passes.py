@@ -191,13 +191,14 @@ def _start_backward(threads, address, todo, x, dy, out, weight, stats, dweight, 
 
 
 @kernel
-def _start_part(threads, address, todo, x, dy, out, weight, stats, sums):
+def _start_part(threads, address, todo, total, x, dy, out, weight, stats, sums):
     """Complete the context of a part of a backward pass; run if there is one thread."""
     address = np.uintp(address)
     context = record_at(address, CONTEXT)
     context.steps, context.sum_again, context.stats = np.uintp(todo), ZERO, data_pointer(stats)
     context.weight, context.sums = data_pointer(weight), data_pointer(sums)
     context.dweight = context.dbias = context.gain  # rounded sums, which nobody asks for
+    context.total = total
     context.x, context.dy, context.out = data_pointer(x), data_pointer(dy), data_pointer(out)
     if threads == 1:
         _alone(threads, address)
@@ -216,6 +217,9 @@ def options(task: int, total: float, slope: float, **arrays) -> Options:
     given = {name: array for name, array in arrays.items() if array is not None}
     fields = {name: data_pointer(array) for name, array in given.items()}
     return Options(task, {"total": total, "slope": slope} | fields, tuple(given.values()))
+
+
+_NONE = Options(0, {}, ())  # in a workspace where they may be left from other calls
 
 
 def _keys(plan: Plan, task: int) -> dict[str, Key]:
@@ -370,7 +374,7 @@ def backward_part(plan: Plan, task: int, total: float, *arguments) -> None:
     ``arguments``: x, dy, out, weight, stats, sums; the last is (2, channels) of float64. ``total``:
     the number of values a channel that they are sums of.
     """
-    _pass(_start_part, plan, task | BACKWARD, options(0, total, 0.0), arguments)
+    _pass(_start_part, plan, task | BACKWARD, _NONE, (total, *arguments))
 
 
 @kernel
