@@ -199,8 +199,12 @@ class BatchNorm:
         """What `BatchNorm1d` and its siblings narrow down."""
 
     def _check_channels(self, x: np.ndarray) -> int:
-        axes = validate.axes(self.channel_axis, x.shape)
-        channels = x.shape[axes[0]] if len(axes) == 1 else math.prod(x.shape[i] for i in axes)
+        axis = self.channel_axis
+        if type(axis) is int and -x.ndim <= axis < x.ndim > 1:  # the ordinary case
+            channels = x.shape[axis]
+        else:
+            axes = validate.axes(validate.channel_axis(axis), x.shape)
+            channels = math.prod(x.shape[i] for i in axes)
         if channels != self.num_features and self.num_features is not None:
             name = "running_mean" if self.track_running_stats else "weight"
             raise ValueError(f"{name} should contain {channels} elements not {self.num_features}")
@@ -248,20 +252,21 @@ class BatchNorm:
         options: Any = None
         if residual is not None or weights is not None or self.activation is not None:
             options = weights, residual, self.activation, self.negative_slope
-        y, saved = self._forward(x, stats, options)
+        if self.virtual_batch_size is not None and self.training:
+            y, saved = self._normalise_groups(x, options)
+        else:
+            y, saved = self._normalise(x, options, None, stats)
         if records:
             self._record(ordinary, saved.buffer, saved.count)
         self.saved = saved
         return y
 
-    def _forward(self, x: np.ndarray, stats, options) -> tuple[np.ndarray, Any]:
-        """Normalise by statistics, or by those of the batch or its groups."""
-        if self.training and self.virtual_batch_size is not None:
-            size = errors.whole("virtual_batch_size", self.virtual_batch_size, 1)
-            parameters = None if self._has_own_way else (self.weight, self.bias, self.eps)
-            given = x, self.channel_axis, options, self._rules.minimum
-            return forward_groups(self._normalise, parameters, size, *given)
-        return self._normalise(x, options, None, stats)
+    def _normalise_groups(self, x: np.ndarray, options) -> tuple[np.ndarray, Any]:
+        """Normalise groups of samples by their own statistics."""
+        size = errors.whole("virtual_batch_size", self.virtual_batch_size, 1)
+        parameters = None if self._has_own_way else (self.weight, self.bias, self.eps)
+        given = x, self.channel_axis, options, self._rules.minimum
+        return forward_groups(self._normalise, parameters, size, *given)
 
     def _normalise(self, x: np.ndarray, options, out, stats=None) -> tuple[np.ndarray, Any]:
         """Normalise by statistics, or by those of x: what `BatchRenorm` does its own way."""
