@@ -90,8 +90,7 @@ def batch_norm(
     channels, ordinary = layout.channels, False
     given = running_mean, running_var
     if len(layout.axes) > 1:
-        shape = layout.channel_shape
-        running_mean, running_var = (validate.running_flat(shape, value) for value in given)
+        running_mean, running_var = _running_flat(layout, running_mean, running_var, training)
     if not training:
         if running_mean is None or running_var is None:
             validate.defined(running_mean, running_var)
@@ -117,11 +116,23 @@ def batch_norm(
     y = _run_forward(flat, layout, w, b, eps, buffer, count, _REDUCE_AND_WRITE, out)
     if running_mean is not None or running_var is not None:
         move_running_stats(running_mean, running_var, ordinary, buffer, count, momentum)
-    if len(layout.axes) > 1:
+    if len(layout.axes) > 1:  # or else their own
         for whole, moved in zip(given, (running_mean, running_var), strict=True):
             if moved is not None and moved is not whole:
-                whole[...] = moved.reshape(whole.shape)  # its own memory, most often
+                whole[...] = moved.reshape(whole.shape)
     return y
+
+
+def _running_flat(layout, running_mean, running_var, training: bool):
+    """Running statistics of several axes of channels, flat."""
+    shape, pair = layout.channel_shape, (running_mean, running_var)
+    flatten = validate.running_flat if training else validate.channels_flat
+    if training and all(isinstance(value, np.ndarray) for value in pair):
+        validate.apart(*pair)
+    return [
+        value if value is None else flatten(name, shape, value)
+        for name, value in zip(RUNNING, pair, strict=True)
+    ]
 
 
 def normalize(
@@ -255,7 +266,7 @@ def denormalize(
            [ 3., 30.]])
     """
     y = validate.array("y", y)
-    validate.several_axes("y", y.shape)
+    validate.axes(validate.channel_axis(channel_axis), y.shape, "y")
     validate.dtypes("y", y.dtype)
     flat, layout = _layout.see(y, channel_axis)
     w = np.asarray(parameter("weight", weight, 1.0, layout), np.float64)
@@ -578,14 +589,15 @@ def backward(dy, saved: Saved, *, needs=(True, True, True), out: np.ndarray | No
 
 
 @lru_cache(maxsize=256)
-def _constant(value: float, channels: int, dtype: np.dtype) -> np.ndarray:
+def constant(value: float, channels: int, dtype: np.dtype) -> np.ndarray:
+    """A vector that nobody should write to."""
     return np.full(channels, value, dtype)
 
 
 def parameter(name: str, value, default: float, layout: _layout.Layout) -> np.ndarray:
     """Weight or bias in the dtype of the arithmetic."""
     if value is None:
-        return _constant(default, layout.channels, layout.compute)
+        return constant(default, layout.channels, layout.compute)
     if len(layout.axes) > 1:
         value = validate.channels_flat(name, layout.channel_shape, value)
     if (  # the ordinary case

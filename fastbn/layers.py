@@ -295,7 +295,7 @@ class BatchNorm:
         Raises
         ------
         TypeError, ValueError, RuntimeError, FloatingPointError
-            If `stats` does not fit, the layer keeps no running statistics, or they are not finite
+            If `stats` do not fit, the layer keeps no running statistics, or they are not finite
             with ``nonfinite="raise"``; the layer is left as it was.
 
         Examples
@@ -364,6 +364,8 @@ class BatchNorm:
         array([4.], dtype=float32)
         """
         prior = errors.number("prior", prior, 0.0)
+        if math.isinf(prior):
+            raise ValueError("prior should be finite, got inf")
         stats = population_stats(batches, channel_axis=self.channel_axis)
         if stats.count > 0.0:
             self._commit(stats, True, prior)
@@ -558,8 +560,8 @@ class BatchRenorm(BatchNorm):
     dmax : float, default 5.0
         d is from ``-dmax`` to `dmax`, at least 0; 0 leaves them where they are. Both limits may be
         changed between calls: Ioffe begins with 1 and 0, which is batch norm.
-    **others
-        As of `BatchNorm`, by name or, up to `track_running_stats`, which has to be True, in order.
+    eps, momentum, affine, track_running_stats, **others
+        As of `BatchNorm`; `track_running_stats` has to be True.
 
     Raises
     ------
@@ -569,7 +571,8 @@ class BatchRenorm(BatchNorm):
     Notes
     -----
     Ioffe (2017). r and d are constants to the backward pass. ``sigma = sqrt(running_var + eps)``:
-    we average the variance, not sigma as that article does. Evaluation is that of `BatchNorm`.
+    we average the variance, not sigma as that article does. Evaluation is that of `BatchNorm`. Of a
+    single value per channel, where the convention allows it, xhat is 0, and d still counts.
 
     Examples
     --------
@@ -583,9 +586,18 @@ class BatchRenorm(BatchNorm):
     _has_own_way = True
 
     def __init__(
-        self, num_features: int | None, *others, rmax: float = 3.0, dmax: float = 5.0, **more
+        self,
+        num_features: int | None,
+        eps: float = EPS,
+        momentum: float | None = MOMENTUM,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        rmax: float = 3.0,
+        dmax: float = 5.0,
+        **others,
     ):
-        super().__init__(num_features, *others, **more)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, **others)
         self.rmax, self.dmax = rmax, dmax
         self._limits()
         if not self.track_running_stats:

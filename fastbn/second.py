@@ -1,16 +1,11 @@
 """Second derivatives: the gradient of a `backward` pass."""
 
-from typing import Any
-
 import numpy as np
 
 from ._arrays import layout as _layout
 from ._arrays import validate
 from ._kernels import passes
-from .functional import Saved
-
-# A coefficient may be so many times another one before a product of theirs might overflow.
-FARTHEST = 2.0**40
+from .functional import Saved, constant
 
 
 def double_backward(
@@ -71,7 +66,7 @@ def double_backward(
     """
     if not isinstance(saved, Saved):
         raise TypeError(f"saved should come from forward, got {type(saved).__name__}")
-    if saved.options is not None:
+    if saved.options is not None and saved.options.any():
         raise ValueError("saved should come from forward without weights, residual or activation")
     dy, u, layout = validate.array("dy", dy), validate.array("ddx", ddx), saved.layout
     validate.gradient("dy", dy, layout.shape)
@@ -87,7 +82,6 @@ def double_backward(
         with np.errstate(all="ignore"):
             of = _of_fixed if saved.fixed else _of_batch
             ddy, dx, dweight = of(layout, saved, x, dy, u, a, b)
-            dweight = dweight.astype(layout.compute)
     dweight = dweight.reshape(layout.channel_shape).astype(layout.compute, copy=False)
     return _layout.finish(layout, ddy, None), _layout.finish(layout, dx, None), dweight
 
@@ -96,72 +90,72 @@ def _per_channel(name: str, value, layout: _layout.Layout) -> np.ndarray:
     """A number a channel, 0 unless given."""
     if value is None:
         return np.zeros(layout.channels)
-    value = validate.channels_flat(name, layout.channel_shape, value)
+    if len(layout.axes) > 1:
+        value = validate.channels_flat(name, layout.channel_shape, value)
     return validate.vector(name, value, layout.channels, np.dtype(np.float64))
 
 
 def _of_batch(layout, saved, x, dy, u, a, b):
     """ddy, dx and dweight, statistics being those of the batch."""
-    n, w, r = float(layout.n), saved._weight.astype(np.float64), saved.buffer[2]
-    dy_mean, dy_xhat = _sums(layout, saved.buffer, dy, x, saved._weight) / n
-    u_mean, u_xhat = _sums(layout, saved.buffer, u, x, saved._weight) / n
-    s = _products(layout, u, dy, saved._weight)[1] - n * (u_mean * dy_mean + u_xhat * dy_xhat)
-    c = w * r
-    ddy = _combine(layout, saved, u, x, c, (a - c * u_xhat) * r, b - c * u_mean)
-    of_u, of_dy = -c * dy_xhat, a - c * u_xhat  # of both in g
-    slope = -r * (of_u * u_xhat + of_dy * dy_xhat + c * s / n)
-    level = -r * (of_u * u_mean + of_dy * dy_mean)
-    dx = _combine(layout, saved, dy, x, r * of_dy, slope * r, level)
-    return ddy[1], _scaled(layout, u, r * of_u, plus=dx[0])[1], r * s
+    n, c, compute = float(layout.n), layout.channels, layout.compute
+    factors, dweight = np.empty((3, c), compute), np.empty(c, compute)
+    plain, sums = np.empty((2, 2, c)), np.empty((2, 2, c))
+    of_dy, of_u = (_sums(layout, saved, saved.buffer, array, x) for array in (dy, u))
+    of_both = a, b, n, factors, plain, sums, dweight
+    given = saved._weight, saved.buffer, of_dy, of_u, _products(layout, saved, u, dy), *of_both
+    fits = passes.second_order(*given)
+    ddy = _combine(layout, saved, u, x, factors[0], plain[0], sums[0] if fits & 1 else None)
+    dx = _combine(layout, saved, dy, x, factors[1], plain[1], sums[1] if fits & 2 else None)
+    return ddy[1], _scaled(layout, u, factors[2], plus=dx[0])[1], dweight
 
 
 def _of_fixed(layout, saved, x, dy, u, a, b):
     """ddy, dx and dweight, statistics being constants."""
-    w, r = saved._weight.astype(np.float64), saved.buffer[2]
-    ddy = _combine(layout, saved, u, x, w * r, a * r, b)
-    return ddy[1], _scaled(layout, dy, r * a)[1], r * _products(layout, u, dy, saved._weight)[1]
+    r = saved.buffer[2]
+    ddy = _combine(layout, saved, u, x, saved._weight * r, np.stack((b, a * r)), None)
+    return ddy[1], _scaled(layout, dy, r * a)[1], r * _products(layout, saved, u, dy)[1]
 
 
-def _sums(layout, buffer, dy, x, weight) -> np.ndarray:
-    """Sums of dy and of ``dy * xhat``, by statistics with invstd; any weight."""
+def _sums(layout, saved, buffer, dy, x) -> np.ndarray:
+    """Sums of dy and of ``dy * (x - mean)``, by statistics in a buffer."""
     sums = np.empty((2, layout.channels))
-    given = x, dy, x, weight, buffer, sums
+    given = x, dy, x, saved._weight, buffer, sums
     passes.backward_part(layout.plan, passes.REDUCE, float(layout.n), *given)
-    sums[1] *= buffer[2]
     return sums
 
 
-def _products(layout, u, dy, weight) -> np.ndarray:
+def _products(layout, saved, u, dy) -> np.ndarray:
     """Sums of dy and of ``u * dy``."""
-    plain = np.zeros((4, layout.channels))
-    plain[2] = 1.0
-    return _sums(layout, plain, dy, u, weight)
+    return _sums(layout, saved, np.zeros((4, layout.channels)), dy, u)
 
 
-def _combine(layout, saved, u, x, of_u, of_x, level):
-    """``of_u * u + of_x * (x - mean) + level`` a channel; flat, and in the layout's shape."""
-    of_u = of_u.astype(layout.compute)
-    if np.all((abs(of_x) <= FARTHEST * abs(of_u)) & (of_u != 0.0)):
+def _combine(layout, saved, u, x, factor, plain, sums):
+    """``factor * u + plain[1] * (x - mean) + plain[0]`` a channel; flat, and in its shape.
+
+    ``sums`` have a backward pass write that; None where they cannot.
+    """
+    if sums is not None:
         flat, shaped = _layout.target(layout, None, x, u)
-        n, stats, sums = float(layout.n), saved.buffer.copy(), np.empty((2, layout.channels))
+        stats = saved.buffer.copy()
         stats[2] = 1.0
-        sums[0], sums[1] = level, of_x
-        sums *= -n / of_u.astype(np.float64)
-        given = x, u, flat, of_u, stats, sums
-        passes.backward_part(layout.plan, passes.WRITE, n, *given)
+        given = x, u, flat, factor, stats, sums
+        passes.backward_part(layout.plan, passes.WRITE, float(layout.n), *given)
         return flat, shaped
-    plus, _ = _scaled(layout, x, of_x, saved.buffer[0], level)
-    return _scaled(layout, u, of_u, plus=plus)
+    level = plain[0].astype(layout.compute)
+    plus, _ = _scaled(layout, x, plain[1], saved.buffer[0], level)
+    return _scaled(layout, u, factor, plus=plus)
 
 
-def _scaled(layout, x, factor, center: Any = 0.0, level: Any = 0.0, plus=None):
+def _scaled(layout, x, factor, center=None, level=None, plus=None):
     """``factor * (x - center) + level`` a channel, plus an array; flat, and in its shape."""
     flat, shaped = _layout.target(layout, None, x)
-    mean, var = np.zeros(layout.channels), np.ones(layout.channels)
-    weight, bias = np.empty((2, layout.channels), layout.compute)
-    mean[:], weight[:], bias[:] = center, factor, level
+    channels, double = layout.channels, np.dtype(np.float64)
+    zero, one = constant(0.0, channels, double), constant(1.0, channels, double)
+    weight = np.ascontiguousarray(factor, layout.compute)
+    bias = constant(0.0, channels, layout.compute) if level is None else level
     more = None
     if plus is not None:
         more = passes.options(passes.RESIDUAL, float(layout.n), 0.0, residual=plus)
-    passes.evaluate(layout.plan, more, x, flat, weight, bias, mean, var, 0.0)
+    mean = zero if center is None else center
+    passes.evaluate(layout.plan, more, x, flat, weight, bias, mean, one, 0.0)
     return flat, shaped

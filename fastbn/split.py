@@ -27,7 +27,8 @@ class GradSums:
 
     Notes
     -----
-    ``a + b`` are the sums of both parts. Instances can be pickled.
+    ``a + b`` are the sums of both parts. Instances can be pickled. Ioffe & Szegedy (2015), section
+    3, has both sums in its gradients of gamma and beta.
 
     Examples
     --------

@@ -43,6 +43,10 @@ class Options(NamedTuple):
     activation: int  # of `passes`
     slope: float
 
+    def any(self) -> bool:
+        """Whether there is one of them: a slope alone is none."""
+        return self.weights is not None or self.residual is not None or self.activation != 0
+
 
 def check_activation(activation, negative_slope) -> tuple[str | None, float]:
     """What is applied to an output, and its slope."""

@@ -3,6 +3,8 @@
 Those of numbers and names stand in `fastbn._runtime.errors`.
 """
 
+import math
+
 import numpy as np
 from numpy.exceptions import AxisError
 
@@ -77,26 +79,23 @@ def channel_axis(value) -> int | tuple[int, ...]:
     if not value:
         raise ValueError("channel_axis should name at least one axis, got none")
     several = tuple(integer("channel_axis", item) for item in value)
+    if len(set(several)) < len(several):
+        raise ValueError(f"channel_axis should name different axes, got {several}")
     return several if len(several) > 1 else several[0]
 
 
-def several_axes(name: str, shape: tuple[int, ...]) -> None:
-    """One axis of channels, and others."""
-    if len(shape) < 2:
-        raise ValueError(
-            f"{name} should have at least 2 dimensions, got {len(shape)} (shape {shape})"
-        )
-
-
-def axes(channel_axis: int | tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+def axes(
+    channel_axis: int | tuple[int, ...], shape: tuple[int, ...], name: str = "x"
+) -> tuple[int, ...]:
     """The axes of the channels, counted from the front."""
     given = channel_axis if isinstance(channel_axis, tuple) else (channel_axis,)
-    several_axes("x", shape)
     rank = len(shape)
+    if rank < 2:
+        raise ValueError(f"{name} should have at least 2 dimensions, got {rank} (shape {shape})")
     for index in given:
         if not -rank <= index < rank:
             raise AxisError(
-                f"channel_axis should be from {-rank} to {rank - 1} for x of shape {shape}, "
+                f"channel_axis should be from {-rank} to {rank - 1} for {name} of shape {shape}, "
                 f"got {index}"
             )
     found = tuple(index % rank for index in given)
@@ -129,18 +128,28 @@ def vector(name: str, value, channels: int, dtype=None) -> np.ndarray:
 
 
 def channels_flat(name: str, shape: tuple[int, ...], value) -> np.ndarray:
-    """What belongs to channels of several axes, flat; as it is where it has another shape."""
+    """What belongs to channels of several axes, which it has the shape of, or is flat; flat."""
     given = array(name, value)
-    return given.reshape(-1) if given.shape == shape else given
+    if given.ndim != 1 and given.shape != shape:
+        raise ValueError(
+            f"{name} should have shape {shape} or ({math.prod(shape)},), got {given.shape}"
+        )
+    return given.reshape(-1)
 
 
-def running_flat(shape: tuple[int, ...], value):
+def running_flat(name: str, shape: tuple[int, ...], value):
     """A running statistic of channels of several axes, flat: its own memory if that can be."""
-    if not isinstance(value, np.ndarray) or value.shape != shape:
+    if not isinstance(value, np.ndarray) or value.ndim < 2:
         return value
-    flat = value.reshape(-1)
+    flat = channels_flat(name, shape, value)
     flat.setflags(write=value.flags.writeable)
     return flat
+
+
+def apart(mean, var) -> None:
+    """Two running statistics that one call updates: neither may be written through the other."""
+    if np.may_share_memory(mean, var) and np.shares_memory(mean, var):
+        raise ValueError("running_var should not overlap running_mean")
 
 
 def defined(running_mean, running_var) -> None:
@@ -175,17 +184,13 @@ def running(name: str, value, channels: int) -> None:
 
 
 def running_pair(mean, var, channels: int) -> bool:
-    """Two running statistics that one call updates: neither may be written through the other.
-
-    Returns whether they are an `ordinary_pair`.
-    """
+    """Two running statistics that one call updates; returns whether they are an `ordinary_pair`."""
     ordinary = ordinary_pair(mean, var, channels)
     if not ordinary:
         running("running_mean", mean, channels)
         running("running_var", var, channels)
-    apart = mean.flags.owndata and var.flags.owndata and mean is not var
-    if not apart and np.may_share_memory(mean, var) and np.shares_memory(mean, var):
-        raise ValueError("running_var should not overlap running_mean")
+    if not (mean.flags.owndata and var.flags.owndata and mean is not var):
+        apart(mean, var)
     return ordinary
 
 

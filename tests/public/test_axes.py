@@ -70,11 +70,16 @@ def test_running_statistics_move_in_place(order):
     np.testing.assert_array_equal((mean.ravel(), var.ravel()), expected)
     locked = np.zeros(shape, order=order)
     locked.setflags(write=False)
+    both = np.zeros((3, 6), np.float32)
+    with pytest.raises(ValueError, match="running_var should not overlap running_mean"):
+        fastbn.batch_norm(x, both[:, :4], both[:, 1:5], training=True, channel_axis=(1, 2))
     with pytest.raises(ValueError, match="running_mean should be writable"):
         fastbn.batch_norm(x, locked, var, training=True, channel_axis=(1, 2))
     y = fastbn.batch_norm(x, mean, var, channel_axis=(1, 2))  # evaluation
     one = fastbn.batch_norm(flat, *expected, channel_axis=-1)
     np.testing.assert_allclose(y, merged(x, (1, 2))[1](one), atol=1e-6)
+    lists = mean.tolist(), var.tolist()
+    np.testing.assert_array_equal(fastbn.batch_norm(x, *lists, channel_axis=(1, 2)), y)
 
 
 def test_axes_side_by_side_are_a_view():
@@ -125,7 +130,7 @@ def test_layers_are_flat():
 def test_wrong_shapes_are_named():
     x = normals((6, 3, 4, 5))
     with pytest.raises(
-        ValueError, match=r"weight should be 1-D with 12 elements, got shape \(4, 3\)"
+        ValueError, match=r"weight should have shape \(3, 4\) or \(12,\), got \(4, 3\)"
     ):
         fastbn.forward(x, np.ones((4, 3)), channel_axis=(1, 2))
     with pytest.raises(ValueError, match="weight should contain 12 elements not 11"):

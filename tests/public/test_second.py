@@ -96,6 +96,14 @@ def test_a_gradient_penalty():
     np.testing.assert_allclose(found, leaf.grad.numpy(), atol=1e-10)
 
 
+def test_a_slope_alone_is_no_activation():
+    x = normals((5, 3, 4))
+    _, saved = fastbn.forward(x, negative_slope=0.2)
+    _, plain = fastbn.forward(x)
+    for one, two in zip(double_backward(x, saved, x), double_backward(x, plain, x), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 def test_a_constant_channel_and_eps_0():
     x, dy, weight, _ = problem((5, 3, 4))
     x[:, 1], ddx, ones = 2.0, normals(x.shape, seed=5), np.ones(3)

@@ -116,7 +116,7 @@ NUMBERS = [
     (LAYERS, "virtual_batch_size", wrong.GROUP | wrong.NO_INTEGER),
     (["BatchRenorm"], "rmax", wrong.NO_NUMBER | wrong.NONE | wrong.RMAX),
     (["BatchRenorm"], "dmax", wrong.NO_NUMBER | wrong.NONE | wrong.NEGATIVE),
-    (["layer, adapt"], "prior", wrong.NO_NUMBER | wrong.NONE | wrong.NEGATIVE),
+    (["layer, adapt"], "prior", wrong.NO_NUMBER | wrong.NONE | wrong.NEGATIVE | wrong.INFINITE),
     (LAYERS, "num_features", wrong.FEATURES | wrong.NO_INTEGER),
     (["layer, lazy"], "x", wrong.NO_FEATURES),
     (["load"], "num_batches_tracked", wrong.COUNT | wrong.NONE),

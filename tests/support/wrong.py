@@ -72,6 +72,11 @@ Y = ARRAY | {
 ZERO = {"0": (lambda a, w: a * [1, 0, 1], ValueError, r"weight should not be 0.*\[1\]")}
 AXES = {
     "none": (always(()), ValueError, "channel_axis should name at least one axis, got none"),
+    "the same": (
+        always((1, 1)),
+        ValueError,
+        r"channel_axis should name different axes, got \(1, 1\)",
+    ),
     "twice": (
         always((1, -2)),
         ValueError,
@@ -387,6 +392,7 @@ GROUP = {
     "0": (always(0), ValueError, "virtual_batch_size should be at least 1, got 0"),
     "-4": (always(-4), ValueError, "virtual_batch_size should be at least 1, got -4"),
 }
+INFINITE = {"infinity": (always(np.inf), ValueError, "{0} should be finite, got inf")}
 RMAX = {"0.5": (always(0.5), ValueError, "rmax should be at least 1, got 0.5")}
 BATCHES = {
     "None": (always(None), TypeError, "batches should be an iterable of arrays, got NoneType"),
