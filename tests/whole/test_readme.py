@@ -1,4 +1,4 @@
-"""The README: its code runs as it stands, and its first block is two commands."""
+"""The README and docs/algebra.md: their code runs as it stands; the first block is two commands."""
 
 import re
 from pathlib import Path
@@ -7,15 +7,17 @@ import pytest
 from process import run_python
 
 README = Path(__file__).parents[2] / "README.md"
+ALGEBRA = README.parent / "docs" / "algebra.md"
 pytestmark = pytest.mark.skipif(not README.exists(), reason="no checkout")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+def blocks(language, page=README):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-def test_the_code_runs():
-    code = "\n".join(blocks("python"))
+@pytest.mark.parametrize("page", [README, ALGEBRA], ids=lambda page: page.name)
+def test_the_code_runs(page):
+    code = "\n".join(blocks("python", page))
     assert code.count("fastbn.") >= 10
     assert run_python(code + "\nprint('done')") == "done\n"
 
@@ -26,7 +28,11 @@ def test_the_first_shell_block_is_two_commands_that_set_themselves_up():
     assert all(command.startswith("python3 -m venv .venv && ") for command in commands)
 
 
-def test_files_that_are_linked_to_exist():
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", README.read_text())
-    assert len(links) >= 5
-    assert [link for link in links if not (README.parent / link).exists()] == []
+PAGES = [README, *sorted(ALGEBRA.parent.glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_linked_to_exist(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    assert page != README or len(links) >= 5
+    assert [link for link in links if not (page.parent / link).exists()] == []
