@@ -182,6 +182,10 @@ def normalize(
     TypeError, ValueError
         If an argument is of the wrong kind, shape or range; nothing is changed.
 
+    Notes
+    -----
+    Ioffe & Szegedy (2015), section 3.1, where the statistics are those of a population.
+
     Examples
     --------
     >>> import numpy as np

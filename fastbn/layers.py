@@ -298,6 +298,10 @@ class BatchNorm:
             If `stats` do not fit, the layer keeps no running statistics, or they are not finite
             with ``nonfinite="raise"``; the layer is left as it was.
 
+        Notes
+        -----
+        Ioffe & Szegedy (2015), algorithm 2, replaces them by those of the training set.
+
         Examples
         --------
         >>> import numpy as np
