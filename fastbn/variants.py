@@ -203,7 +203,7 @@ def gradients(dy, saved: Saved | Renormed | Groups, needs, out=None) -> Grads:
 
 def forward_groups(
     one: Callable, parameters, size: int, x: np.ndarray, channel_axis, options, minimum: int
-) -> tuple[np.ndarray, Groups]:
+) -> tuple[np.ndarray, Groups | Saved | Renormed]:
     """Normalise consecutive groups of samples, each by its own statistics.
 
     ``one`` does so for x, options and out. Where it does no more than batch norm, ``parameters``
@@ -219,11 +219,14 @@ def forward_groups(
         _options.checked(layout, None, residual, *applied)
         if weights is not None:
             weights = _options.spread(validate.array("weights", weights), layout)
-    axis = next((i for i in range(x.ndim) if i not in layout.axes), 0)
+    axis = next((i for i in range(x.ndim) if i not in layout.axes), None)
+    if axis is None:  # there are no samples, but one value a channel
+        return one(x, options, None)
     each = layout.n // layout.shape[axis] if layout.n else 0  # values a channel in a sample
     bounds = _bounds(layout.shape[axis], size, each)
     y, alike, parts = _layout.empty_like(x, layout.dtype), None, []
-    if 1 == each * min(end - begin for begin, end in bounds) < minimum:
+    fewest = each * min(end - begin for begin, end in bounds)
+    if fewest == 1 < minimum:
         raise validate.single_value(_shape(layout.shape, axis, 1))
 
     def part(begin: int, end: int):

@@ -30,7 +30,7 @@ WEIGHTED, MASK, RESIDUAL, RELU, LEAKY_RELU = 16, 32, 64, 128, 256
 SHIFT, SUM, MERGE, PREPARE, WRITTEN = (stage.value for stage in Stage)
 SLABS, DONE = len(Stage), len(Stage) + 1
 FARTHEST = 2.0**40  # times another, a coefficient may be, before products of theirs might overflow
-TEAM_BYTES = 1 << 17  # of parts, from which a team is worth its launch
+TEAM_BYTES = 1 << 18  # of parts, from which they are worth a team's launch
 TEAM_CHANNELS = 2048  # from which it pays to launch a team for what is done per channel
 
 
@@ -344,7 +344,7 @@ def each_part(plan: Plan, task: int, more: Options, count: int, fields: dict, ar
     """
     task |= more.task
     threads = min(count, _threads.get_num_threads())
-    if count * plan.nbytes < 2 * TEAM_BYTES:
+    if count * plan.nbytes < TEAM_BYTES:
         threads = 1
     todo = plan.steps.get((task, 1)) or _todo(plan, task, 1)
     kind = plan.steps.setdefault(

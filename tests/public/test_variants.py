@@ -39,12 +39,14 @@ def layer(channels=3, kind=BatchNorm, **settings):
 @pytest.mark.parametrize("tail", [(), (4,), (3, 5)])
 @pytest.mark.parametrize(("n", "size", "groups"), GROUPS)
 def test_groups_one_by_one(n, size, groups, tail, axis, options):
-    if groups is None or (tail and n % size == 1):
-        if not tail:
-            pytest.skip("a value a channel in each group: see below")
-        groups = [size] * (n // size) + [1] * (n % size > 0)
     shape = {1: (n, 3, *tail), -1: (n, *tail, 3), 0: (3, n, *tail)}[axis]
     x, dy, _, _ = problem(shape, channel_axis=axis)
+    if groups is None and not tail:  # a value a channel in each of them
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+            layer(virtual_batch_size=size, channel_axis=axis)(x)
+        return
+    if groups is None or (tail and n % size == 1):
+        groups = [size] * (n // size) + [1] * (n % size > 0)
     given = {}
     if options != "none":
         weights = normals((n, *tail), seed=3) > -1.0
@@ -120,6 +122,20 @@ def test_groups_that_a_team_shares(activation, axis, keep_threads):
             if activation:
                 np.testing.assert_array_equal(one[2][part], grads.dresidual)
             np.testing.assert_array_equal(one[3], found[0][3])
+
+
+@pytest.mark.parametrize("shape", [(8, 3, 7, 5), (8, 7, 5, 3), (12, 130), (8, 2, 331), (8, 37, 9)])
+def test_groups_where_stores_go_past_the_caches(shape, small_cache):
+    """Parts begin anywhere on a line of the cache."""
+    axis = -1 if shape[-1] == 3 else 1
+    x, dy, weight, bias = problem(shape, np.float32, channel_axis=axis)
+    bn = BatchNorm(len(weight), channel_axis=axis, virtual_batch_size=2)
+    bn.weight[:], bn.bias[:] = weight, bias
+    y, dx = bn(x), bn.backward(dy)
+    for part in cut([2] * (len(x) // 2)):
+        expected, saved = fastbn.forward(x[part], weight, bias, channel_axis=axis)
+        np.testing.assert_array_equal(y[part], expected)
+        np.testing.assert_array_equal(dx[part], fastbn.backward(dy[part], saved).dx)
 
 
 def test_groups_of_a_single_value_a_channel():
