@@ -15,6 +15,7 @@ def test_errors_of_a_few_parts(way):
 
 
 def test_table_has_a_row_for_each_cut():
+    pytest.importorskip("pandas")
     _, cells = merging.table((0,), ((2, 3), (3, 1)))
     assert list(cells.index) == ["0, 2 of 3", "0, 3 of 1"]
     assert len(cells.columns) == 2 * len(merging.WAYS)

@@ -49,15 +49,20 @@ def shared_weights(weights, x, channel_axis):
 
 def statistics(x, channel_axis=1, weights=None):
     """Mean and population variance of each channel; both 0 where nothing has a weight."""
+    shift, rest, var = _moments(x, channel_axis, weights)
+    return (shift + rest)[:, 0], var[:, 0]
+
+
+def _moments(x, channel_axis, weights):
+    """The mean as two columns, whose sum would round it, and the variance."""
     rows, w = by_channel(x, channel_axis), shared_weights(weights, x, channel_axis)
     rows, w = np.compress(w > 0, rows, axis=1), w[w > 0]
     if w.size == 0:
-        return np.zeros(len(rows)), np.zeros(len(rows))
+        return np.zeros((3, len(rows), 1))
     shift = rows[:, :1]  # a constant channel then has a variance of exactly 0
     shift = shift + _mean(rows - shift, w)  # the first value may be far from the others
     mean = _mean(rows - shift, w)
-    var = _mean(np.square(rows - shift - mean), w)
-    return (shift + mean)[:, 0], var[:, 0]
+    return shift, mean, _mean(np.square(rows - shift - mean), w)
 
 
 def _mean(rows, w):
@@ -67,9 +72,13 @@ def _mean(rows, w):
 
 def _normalized(x, eps, channel_axis, stats, weights):
     """xhat, one row a channel, and invstd, one column."""
-    mean, var = stats or statistics(x, channel_axis, weights)
-    invstd = inverse_deviation(np.asarray(var), eps)[:, None]
-    return (by_channel(x, channel_axis) - np.asarray(mean)[:, None]) * invstd, invstd
+    if stats is None:
+        shift, rest, var = _moments(x, channel_axis, weights)
+    else:
+        shift, var = (np.asarray(value)[:, None] for value in stats)
+        rest = 0.0
+    invstd = inverse_deviation(var, eps)
+    return ((by_channel(x, channel_axis) - shift) - rest) * invstd, invstd
 
 
 def _before_activation(xhat, weight, bias, residual, channel_axis):
