@@ -7,6 +7,8 @@ from ._arrays import validate
 from ._kernels import passes
 from .functional import Saved, constant
 
+_DOUBLE = np.dtype(np.float64)
+
 
 def double_backward(
     dy, saved: Saved, ddx, ddweight=None, ddbias=None
@@ -106,14 +108,16 @@ def _of_batch(layout, saved, x, dy, u, a, b):
     fits = passes.second_order(*given)
     ddy = _combine(layout, saved, u, x, factors[0], plain[0], sums[0] if fits & 1 else None)
     dx = _combine(layout, saved, dy, x, factors[1], plain[1], sums[1] if fits & 2 else None)
-    return ddy[1], _scaled(layout, u, factors[2], plus=dx[0])[1], dweight
+    _add(layout, dx[0], u, factors[2])
+    return ddy[1], dx[1], dweight
 
 
 def _of_fixed(layout, saved, x, dy, u, a, b):
     """ddy, dx and dweight, statistics being constants."""
     r = saved.buffer[2]
     ddy = _combine(layout, saved, u, x, saved._weight * r, np.stack((b, a * r)), None)
-    return ddy[1], _scaled(layout, dy, r * a)[1], r * _products(layout, saved, u, dy)[1]
+    dx = _affine(layout, dy, constant(0.0, layout.channels, _DOUBLE), np.stack((0.0 * a, r * a)))
+    return ddy[1], dx[1], r * _products(layout, saved, u, dy)[1]
 
 
 def _sums(layout, saved, buffer, dy, x) -> np.ndarray:
@@ -134,28 +138,30 @@ def _combine(layout, saved, u, x, factor, plain, sums):
 
     ``sums`` have a backward pass write that; None where they cannot.
     """
-    if sums is not None:
-        flat, shaped = _layout.target(layout, None, x, u)
-        stats = saved.buffer.copy()
-        stats[2] = 1.0
-        given = x, u, flat, factor, stats, sums
-        passes.backward_part(layout.plan, passes.WRITE, float(layout.n), *given)
-        return flat, shaped
-    level = plain[0].astype(layout.compute)
-    plus, _ = _scaled(layout, x, plain[1], saved.buffer[0], level)
-    return _scaled(layout, u, factor, plus=plus)
+    if sums is None:
+        made = _affine(layout, x, saved.buffer[0], plain)
+        _add(layout, made[0], u, factor)
+        return made
+    flat, shaped = _layout.target(layout, None, x, u)
+    stats = saved.buffer.copy()
+    stats[2] = 1.0
+    given = x, u, flat, factor, stats, sums
+    passes.backward_part(layout.plan, passes.WRITE, float(layout.n), *given)
+    return flat, shaped
 
 
-def _scaled(layout, x, factor, center=None, level=None, plus=None):
-    """``factor * (x - center) + level`` a channel, plus an array; flat, and in its shape."""
+def _add(layout, made, u, factor) -> None:
+    """Add ``factor * u`` a channel: what a backward pass does with x, written over dy."""
+    n, stats, sums = float(layout.n), *np.zeros((2, 4, layout.channels))
+    stats[2], sums[1] = 1.0, -n * np.asarray(factor, np.float64)
+    one = constant(1.0, layout.channels, layout.compute)
+    passes.backward_part(layout.plan, passes.WRITE, n, u, made, made, one, stats, sums[:2])
+
+
+def _affine(layout, x, center, plain):
+    """``plain[1] * (x - center) + plain[0]`` a channel; flat, and in the layout's shape."""
     flat, shaped = _layout.target(layout, None, x)
-    channels, double = layout.channels, np.dtype(np.float64)
-    zero, one = constant(0.0, channels, double), constant(1.0, channels, double)
-    weight = np.ascontiguousarray(factor, layout.compute)
-    bias = constant(0.0, channels, layout.compute) if level is None else level
-    more = None
-    if plus is not None:
-        more = passes.options(passes.RESIDUAL, float(layout.n), 0.0, residual=plus)
-    mean = zero if center is None else center
-    passes.evaluate(layout.plan, more, x, flat, weight, bias, mean, one, 0.0)
+    level, factor = np.asarray(plain, layout.compute)
+    one = constant(1.0, layout.channels, _DOUBLE)
+    passes.evaluate(layout.plan, None, x, flat, factor, level, center, one, 0.0)
     return flat, shaped
