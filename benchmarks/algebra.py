@@ -17,7 +17,7 @@ from .cases import Case, Data
 from .fused import report
 from .report import machine
 
-SHAPES = (64, 100), (8, 64, 14, 14), (32, 64, 28, 28), (32, 256, 14, 14), (256, 1024)
+SHAPES = (64, 100), (8, 64, 14, 14), (256, 1024), (32, 64, 28, 28), (32, 64, 56, 56)
 SIZE = 4  # samples of a group
 GROUPS = (256, 64, 14, 14), (256, 16, 7, 7)
 LAYOUTS = "channels_first", "channels_last"
