@@ -7,12 +7,12 @@ __version__ = "0.1.0"
 # of bfloat16; for all cases and for the smallest.
 ORDER = 3
 DIGESTS = {
-    "digest": "40cb6cee416508520e73f5cee281f449a827aafd657b3e75ba934b73de19aa80",
+    "digest": "54fc291d9e111eb79f6ccbf6379b77e35883670ce695210d38cd26877b31a5d5",
     "options": "285219f9f89b189e08e373e64f355b70fb3b07f6eb83bc13731ce8cda8460646",
     "bfloat16": "3cc3b7afb3d9007b668127a896f3da58b7e7cb13cc4070e22fcfb1495ab8bd0a",
 }
 TINY_DIGESTS = {
-    "digest": "a4fe8f4228c7939067e8910a19038c3b705633090b8b34d57d0349e94fbcb818",
+    "digest": "b55d4a5f7e5cf1a053fed71c2b9beae2dc88b094d23d252f9cf9e931e019eef5",
     "options": "270227acb4eb1369e480c7aaa577189318e4c4b235193dc473f4354b44e52b5a",
     "bfloat16": "11149c4315f73dbbb95b517e91b8270ae6c0207c97f18e31a776d8b909145be8",
 }

@@ -1,5 +1,7 @@
 """Second derivatives: the gradient of a `backward` pass."""
 
+from typing import Any
+
 import numpy as np
 
 from ._arrays import layout as _layout
@@ -88,80 +90,74 @@ def double_backward(
     return _layout.finish(layout, ddy, None), _layout.finish(layout, dx, None), dweight
 
 
-def _per_channel(name: str, value, layout: _layout.Layout) -> np.ndarray:
-    """A number a channel, 0 unless given."""
+def _per_channel(name: str, value, layout: _layout.Layout) -> np.ndarray | None:
+    """A number a channel, or None."""
     if value is None:
-        return np.zeros(layout.channels)
+        return None
     if len(layout.axes) > 1:
         value = validate.channels_flat(name, layout.channel_shape, value)
-    return validate.vector(name, value, layout.channels, np.dtype(np.float64))
+    return validate.vector(name, value, layout.channels, _DOUBLE)
 
 
 def _of_batch(layout, saved, x, dy, u, a, b):
     """ddy, dx and dweight, statistics being those of the batch."""
     n, c, compute = float(layout.n), layout.channels, layout.compute
-    factors, dweight = np.empty((3, c), compute), np.empty(c, compute)
-    plain, sums = np.empty((2, 2, c)), np.empty((2, 2, c))
-    of_dy, of_u = (_sums(layout, saved, saved.buffer, array, x) for array in (dy, u))
-    of_both = a, b, n, factors, plain, sums, dweight
-    given = saved._weight, saved.buffer, of_dy, of_u, _products(layout, saved, u, dy), *of_both
-    fits = passes.second_order(*given)
-    ddy = _combine(layout, saved, u, x, factors[0], plain[0], sums[0] if fits & 1 else None)
-    dx = _combine(layout, saved, dy, x, factors[1], plain[1], sums[1] if fits & 2 else None)
-    _add(layout, dx[0], u, factors[2])
+    zero, of_dy, of_u, products = constant(0.0, c, _DOUBLE), *np.empty((3, 2, c))
+    weight, stats = saved._weight, saved.buffer
+    ddy, dx = _layout.target(layout, None, x, u), _layout.target(layout, None, x, dy)
+    both = passes.REDUCE | passes.WRITE
+    passes.backward_part(layout.plan, both, n, x, u, ddy[0], weight, stats, of_u)
+    plain = np.zeros((4, c))  # statistics by which a sum is that of products
+    passes.backward_part(layout.plan, passes.REDUCE, n, u, dy, u, weight, plain, products)
+    passes.backward_part(layout.plan, passes.REDUCE, n, x, dy, x, weight, stats, of_dy)
+    factors, sums, dweight = np.empty((2, c), compute), np.empty((2, 2, c)), np.empty(c, compute)
+    of_both = of_dy, of_u, products, zero if a is None else a, n, factors, sums, dweight
+    if passes.second_order(weight, stats, *of_both):
+        unit = _unit(stats)
+        passes.backward_part(layout.plan, passes.WRITE, n, x, dy, dx[0], factors[0], unit, sums[0])
+    else:
+        _affine(layout, dx[0], x, stats[0], sums[1])
+        _add(layout, dx[0], dy, plain, factors[0])
+    _add(layout, dx[0], u, plain, factors[1])
+    if a is not None or b is not None:
+        factor = zero if a is None else a * stats[2]
+        _add(layout, ddy[0], x, stats, factor, zero if b is None else b)
     return ddy[1], dx[1], dweight
 
 
 def _of_fixed(layout, saved, x, dy, u, a, b):
     """ddy, dx and dweight, statistics being constants."""
-    r = saved.buffer[2]
-    ddy = _combine(layout, saved, u, x, saved._weight * r, np.stack((b, a * r)), None)
-    dx = _affine(layout, dy, constant(0.0, layout.channels, _DOUBLE), np.stack((0.0 * a, r * a)))
-    return ddy[1], dx[1], r * _products(layout, saved, u, dy)[1]
+    n, c, stats = float(layout.n), layout.channels, saved.buffer
+    ddy, dx = _layout.target(layout, None, x, u), _layout.target(layout, None, x, dy)
+    zero, plain, products = constant(0.0, c, _DOUBLE), np.zeros((4, c)), np.empty((2, c))
+    given = u, dy, u, saved._weight, plain, products
+    passes.backward_part(layout.plan, passes.REDUCE, n, *given)
+    _affine(layout, ddy[0], u, zero, (zero if b is None else b, saved._weight * stats[2]))
+    factor = zero if a is None else a * stats[2]
+    _add(layout, ddy[0], x, stats, factor)
+    _affine(layout, dx[0], dy, zero, (zero, factor))
+    return ddy[1], dx[1], stats[2] * products[1]
 
 
-def _sums(layout, saved, buffer, dy, x) -> np.ndarray:
-    """Sums of dy and of ``dy * (x - mean)``, by statistics in a buffer."""
-    sums = np.empty((2, layout.channels))
-    given = x, dy, x, saved._weight, buffer, sums
-    passes.backward_part(layout.plan, passes.REDUCE, float(layout.n), *given)
-    return sums
+def _unit(stats: np.ndarray) -> np.ndarray:
+    """Statistics of the same mean, and of variance 1."""
+    unit = stats.copy()
+    unit[2] = 1.0
+    return unit
 
 
-def _products(layout, saved, u, dy) -> np.ndarray:
-    """Sums of dy and of ``u * dy``."""
-    return _sums(layout, saved, np.zeros((4, layout.channels)), dy, u)
-
-
-def _combine(layout, saved, u, x, factor, plain, sums):
-    """``factor * u + plain[1] * (x - mean) + plain[0]`` a channel; flat, and in its shape.
-
-    ``sums`` have a backward pass write that; None where they cannot.
-    """
-    if sums is None:
-        made = _affine(layout, x, saved.buffer[0], plain)
-        _add(layout, made[0], u, factor)
-        return made
-    flat, shaped = _layout.target(layout, None, x, u)
-    stats = saved.buffer.copy()
-    stats[2] = 1.0
-    given = x, u, flat, factor, stats, sums
-    passes.backward_part(layout.plan, passes.WRITE, float(layout.n), *given)
-    return flat, shaped
-
-
-def _add(layout, made, u, factor) -> None:
-    """Add ``factor * u`` a channel: what a backward pass does with x, written over dy."""
-    n, stats, sums = float(layout.n), *np.zeros((2, 4, layout.channels))
-    stats[2], sums[1] = 1.0, -n * np.asarray(factor, np.float64)
+def _add(layout, made, x, stats, factor, level: Any = 0.0) -> None:
+    """Add ``factor * (x - mean) + level`` a channel, as a backward pass that writes over its dy."""
+    n, sums = float(layout.n), np.empty((2, layout.channels))
+    sums[0], sums[1] = level, factor
+    sums *= -n
     one = constant(1.0, layout.channels, layout.compute)
-    passes.backward_part(layout.plan, passes.WRITE, n, u, made, made, one, stats, sums[:2])
+    given = x, made, made, one, _unit(stats), sums
+    passes.backward_part(layout.plan, passes.WRITE, n, *given)
 
 
-def _affine(layout, x, center, plain):
-    """``plain[1] * (x - center) + plain[0]`` a channel; flat, and in the layout's shape."""
-    flat, shaped = _layout.target(layout, None, x)
-    level, factor = np.asarray(plain, layout.compute)
+def _affine(layout, made, x, center, coefficients) -> None:
+    """Write ``coefficients[1] * (x - center) + coefficients[0]`` a channel."""
+    level, factor = np.array(coefficients, layout.compute)
     one = constant(1.0, layout.channels, _DOUBLE)
-    passes.evaluate(layout.plan, None, x, flat, factor, level, center, one, 0.0)
-    return flat, shaped
+    passes.evaluate(layout.plan, None, x, made, factor, level, center, one, 0.0)
