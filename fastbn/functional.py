@@ -602,8 +602,6 @@ def parameter(name: str, value, default: float, layout: _layout.Layout) -> np.nd
     """Weight or bias in the dtype of the arithmetic."""
     if value is None:
         return constant(default, layout.channels, layout.compute)
-    if len(layout.axes) > 1:
-        value = validate.channels_flat(name, layout.channel_shape, value)
     if (  # the ordinary case
         type(value) is np.ndarray
         and value.dtype is layout.compute
@@ -611,6 +609,8 @@ def parameter(name: str, value, default: float, layout: _layout.Layout) -> np.nd
         and value.shape == (layout.channels,)
     ):
         return value
+    if len(layout.axes) > 1:
+        value = validate.channels_flat(name, layout.channel_shape, value)
     return validate.vector(name, value, layout.channels, layout.compute)
 
 
