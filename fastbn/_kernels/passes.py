@@ -24,6 +24,8 @@ from .steps import Activation, Key, Reads, Stage, Storage, Walk
 # on they are options, of which MASK goes with WEIGHTED.
 REDUCE, WRITE, FIXED, BACKWARD = 1, 2, 4, 8
 WEIGHTED, MASK, RESIDUAL, RELU, LEAKY_RELU = 16, 32, 64, 128, 256
+# With other arrays in the caches, which are read next: a walk takes them for half the size.
+CROWDED = 512
 
 # Stages of a pass, in this order. SLABS, instead of all of them, takes a part of the channels
 # through all stages before the next part.
@@ -279,7 +281,7 @@ def _todo(plan: Plan, task: int, threads: int) -> Todo:
         # Of two inputs, a gradient with fixed statistics may read but one.
         inputs = 2 if task & BACKWARD and (task & REDUCE or not task & FIXED) else 1
         inputs = 2 if task & RESIDUAL else inputs
-        walk = plan.walk(inputs, threads, both)
+        walk = plan.walk(4 if task & CROWDED else inputs, threads, both)
         fields["slab"] = walk.slab
         fields["nontemporal"] = int(walk.nontemporal and plan.cut["aligned"])
         fields["fixed"] = int(task & FIXED > 0)
