@@ -96,6 +96,20 @@ def test_a_gradient_penalty():
     np.testing.assert_allclose(found, leaf.grad.numpy(), atol=1e-10)
 
 
+@pytest.mark.parametrize("axis", [1, -1])
+def test_any_number_of_threads_and_kind_of_store_has_the_same_bits(axis, stores, keep_threads):
+    shape = (16, 8, 33, 31) if axis == 1 else (16, 33, 31, 8)
+    x, dy, weight, bias = problem(shape, np.float32, channel_axis=axis)
+    ddx, found = normals(shape, np.float32, seed=5), []
+    for k in (1, 2, 3, 8):
+        fastbn.set_num_threads(k)
+        _, saved = fastbn.forward(x, weight, channel_axis=axis)
+        found.append(double_backward(dy, saved, ddx, weight, bias))
+    for others in found[1:]:
+        for one, two in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
 def test_a_slope_alone_is_no_activation():
     x = normals((5, 3, 4))
     _, saved = fastbn.forward(x, negative_slope=0.2)
