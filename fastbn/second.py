@@ -105,8 +105,8 @@ def _of_batch(layout, saved, x, dy, u, a, b):
     zero, of_dy, of_u, products = constant(0.0, c, _DOUBLE), *np.empty((3, 2, c))
     weight, stats = saved._weight, saved.buffer
     ddy, dx = _layout.target(layout, None, x, u), _layout.target(layout, None, x, dy)
-    # ddy is not read again: past the caches, of (32, 64, 28, 28), it leaves the other four arrays
-    # there, and all takes 0.52 ms, not 0.72 (AMD EPYC, float32, 2026-11).
+    # ddy is not read again: stored past the caches, it leaves them to the other four arrays. All of
+    # (64, 32, 32, 32) takes 0.76 ms, not 0.89 (float32, AMD EPYC, 2026-11).
     both = passes.REDUCE | passes.WRITE | passes.CROWDED
     passes.backward_part(layout.plan, both, n, x, u, ddy[0], weight, stats, of_u)
     plain = np.zeros((4, c))  # statistics by which a sum is that of products

@@ -1,6 +1,6 @@
 """Statistics that merge, and running statistics: the one place that moves them.
 
-What `fastbn` does not hand out is for the other public files: `Moments` and what is made of them.
+What `fastbn` does not hand out is for the other public files: buffers, and what is made of them.
 """
 
 from collections.abc import Iterable

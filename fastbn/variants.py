@@ -94,7 +94,7 @@ class Alike:
         also = None
         if dresidual is not None:
             arrays["dresidual"], also = _layout.target(whole, dresidual, values)
-        more = _beside(self.options, whole, arrays)
+        more = _beside(self.options, whole, part, arrays)
         fields = {"weight": data_pointer(self._weight), "bias": data_pointer(self._bias)}
         assert part.plan is not None
         passes.each_part(part.plan, task, more, len(self.buffers), fields, arrays)
@@ -104,7 +104,7 @@ class Alike:
         return np.add.reduce(grads, axis=1, dtype=np.float64)
 
 
-def _beside(options, whole: _layout.Layout, arrays: dict) -> passes.Options:
+def _beside(options, whole: _layout.Layout, part, arrays: dict) -> passes.Options:
     """Residual and activation as passes over parts take them."""
     task, slope = 0, 0.0
     if options is not None:
@@ -112,7 +112,7 @@ def _beside(options, whole: _layout.Layout, arrays: dict) -> passes.Options:
         if options.residual is not None:
             task |= passes.RESIDUAL
             arrays["residual"] = _layout.flatten(options.residual, whole)
-    return passes.options(task, float(whole.n // (len(arrays["stats"]) or 1)), slope)
+    return passes.options(task, float(part.n), slope)
 
 
 class Groups:
@@ -163,11 +163,12 @@ class Groups:
         counted = [(count, buffer) for count, buffer in zip(*self._each(), strict=True) if count]
         if not counted:
             return np.zeros((2, self.layout.channels))
+        total = math.fsum(count for count, _ in counted)
         counts = np.array([count for count, _ in counted])[:, None]
         mean, m2, _, low = np.stack([buffer for _, buffer in counted], axis=1)
         with np.errstate(all="ignore"):
             moved = (mean - mean[0]) + (low - low[0])
-            shift = np.add.reduce(counts / self.count * moved)
+            shift = np.add.reduce(counts / total * moved)
             moved -= shift
             m2 += counts * (moved * moved)
             return np.stack((mean[0] + shift, np.add.reduce(m2)))
@@ -279,7 +280,7 @@ def _forward_alike(given, parameters, axis: int, size: int, axes) -> Alike:
     values, result = _layout.target(whole, out, flat)
     buffers = np.empty((count, 4, whole.channels))
     arrays = {"x": flat, "out": values, "stats": buffers}
-    more = _beside(asked, whole, arrays)
+    more = _beside(asked, whole, part, arrays)
     numbers = {"count": part.n, "eps": eps}
     fields = {"weight": data_pointer(weight), "bias": data_pointer(bias)} | numbers
     assert part.plan is not None  # see `_fits`

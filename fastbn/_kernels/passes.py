@@ -340,7 +340,7 @@ def backward(plan: Plan, task: int, more: Options | None, *arguments) -> None:
 def each_part(plan: Plan, task: int, more: Options, count: int, fields: dict, arrays: dict) -> None:
     """A forward or backward pass over each of ``count`` parts, one behind the other.
 
-    Each by one thread: 64 of (4, 64, 14, 14) take 0.55 ms, in 64 calls of a team 1.1 (AMD EPYC, 2
+    Each by one thread: 64 of (4, 64, 14, 14) take 0.55 ms, in 64 calls of a team 0.69 (AMD EPYC, 2
     threads, 2026-11). ``plan``: of a part. ``fields`` of its `CONTEXT` stay as they are; `MOVED`
     ones go on from part to part: ``arrays`` have as many parts, and their values in this order.
     """

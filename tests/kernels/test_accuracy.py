@@ -180,6 +180,18 @@ def test_extreme_scales(dtype, shape, scale, offset):
     assert np.all(np.isfinite(dweight))
 
 
+@pytest.mark.parametrize("offset", [0, 1e3, 1e6, 1e9])
+def test_float64_takes_up_what_is_rounded_off_the_mean(offset):
+    """Outputs and gradients: a mean near 1e9 is rounded by up to 6e-8."""
+    x, dy = offset + normals((400, 1)), normals((400, 1), seed=1)
+    y, saved = fastbn.forward(x)
+    dx, dweight, _ = fastbn.backward(dy, saved)[:3]
+    np.testing.assert_allclose(y[:, 0], exact_forward(x[:, 0], 1e-5), rtol=0, atol=1e-14)
+    exact_dx, exact_dweight, _ = exact_backward(dy[:, 0], x[:, 0], eps=1e-5)
+    np.testing.assert_allclose(dx[:, 0], exact_dx, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(dweight[0], exact_dweight, rtol=1e-13)
+
+
 def test_float64_far_beyond_float32():
     x = normals((500, 2)) * 1e150
     y, _ = fastbn.forward(x, eps=0.0)

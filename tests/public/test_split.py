@@ -65,8 +65,8 @@ def test_any_memory(dtype, layout):
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 1.0])
-def test_the_bits_of_backward(eps):
-    """One part, with statistics of this process: the same kernels."""
+def test_one_part_is_backward(eps):
+    """With statistics of this process: the same kernels, sums rounded on their way."""
     for dtype in (*DTYPES, *HALVES):
         x, dy, weight, _ = problem((6, 5, 30), np.float64)
         x, dy, weight = x.astype(dtype), dy.astype(dtype), weight.astype(np.float32)
