@@ -19,7 +19,7 @@ _attribute, __dir__, __all__ = _lazy.attach(
             "spatial_batchnorm_forward",
         ],
         "fold": ["fold_conv", "fold_linear"],
-        "functional": ["backward", "batch_norm", "denormalize", "forward", "normalize"],
+        "functional": ["Saved", "backward", "batch_norm", "denormalize", "forward", "normalize"],
         "layers": ["BatchNorm", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "BatchRenorm"],
         "population": ["covariate_shift", "population_stats"],
         "second": ["double_backward"],

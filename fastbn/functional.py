@@ -332,6 +332,74 @@ class Saved:
         self._given = given  # `Stats` or a pair
         self.options = options
 
+    @classmethod
+    def of(
+        cls,
+        x,
+        stats,
+        weight=None,
+        bias=None,
+        *,
+        eps: float = 1e-5,
+        channel_axis: int | tuple[int, ...] = 1,
+        fixed: bool = False,
+        residual=None,
+        activation: str | None = None,
+        negative_slope: float = SLOPE,
+    ) -> "Saved":
+        """What `forward` saves, of an input and statistics that were kept, without its work.
+
+        Parameters
+        ----------
+        x, weight, bias, eps, channel_axis, residual, activation, negative_slope
+            What `forward` was given. `bias` and `residual` are read where there is an activation;
+            a residual has a gradient in any case.
+        stats : Stats or (mean, var)
+            ``saved.stats`` of the pass, or what it was given.
+        fixed : bool, default False
+            Whether `stats` were given, and so are constants to the backward pass.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of the wrong kind, shape or range.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import fastbn
+        >>> x, dy = np.array([[1.0], [3.0], [5.0]]), np.array([[1.0], [0.0], [0.0]])
+        >>> y, saved = fastbn.forward(x)
+        >>> again = fastbn.Saved.of(x, saved.stats)
+        >>> np.array_equal(fastbn.backward(dy, again).dx, fastbn.backward(dy, saved).dx)
+        True
+        """
+        x = validate.array("x", x)
+        flat, layout = _layout.see(x, channel_axis)
+        w = parameter("weight", weight, 1.0, layout)
+        b = parameter("bias", bias, 0.0, layout)
+        eps = errors.number("eps", eps, 0.0)
+        options = None
+        if residual is not None or activation is not None or negative_slope is not SLOPE:
+            options = _options.checked(layout, None, residual, activation, negative_slope)
+            layout = _suited(x, flat, layout, options)[1]
+        mean, second, count = given_stats(stats, layout)
+        buffer = complete(buffer_of(stats, mean, second), count, eps)
+        count = 1.0 if count is None else count
+        return cls(x, layout, w, b, buffer, count, stats if fixed else None, options)
+
+    def with_input(self, x: np.ndarray | None, residual: np.ndarray | None = None) -> "Saved":
+        """A copy with this memory of x and the residual.
+
+        For who keeps them elsewhere, and None here meanwhile.
+        """
+        for name, value in (("x", x), ("residual", residual)):
+            if value is not None and value.shape != self.layout.shape:
+                raise ValueError(f"{name} should have shape {self.layout.shape}, got {value.shape}")
+        options = self.options and self.options._replace(residual=residual)
+        own = self.layout, self._weight, self._bias, self.buffer, self.count
+        return Saved(x, *own, self._given if self.fixed else None, options)
+
     @property
     def weight(self) -> np.ndarray:
         view = self._weight.view()
@@ -628,6 +696,16 @@ def given_stats(stats, layout: _layout.Layout) -> tuple[np.ndarray, np.ndarray, 
             var = validate.channels_flat(names[1], layout.channel_shape, var)
         return *fixed_pair(names, mean, var, channels), None
     raise TypeError(f"stats should be a Stats or (mean, var), got {type(stats).__name__}")
+
+
+def complete(buffer: np.ndarray, count: float | None, eps: float) -> np.ndarray:
+    """Statistics in a buffer (see `of_channels`), with invstd beside them."""
+    invstd = buffer[2]
+    with np.errstate(all="ignore"):
+        np.add(buffer[1] / (count or 1.0), eps, out=invstd)
+        np.divide(1.0, np.sqrt(invstd), out=invstd)
+    invstd[np.isinf(invstd)] = 0.0  # a constant channel, and eps 0
+    return buffer
 
 
 def fixed_pair(names, mean, var, channels: int) -> tuple[np.ndarray, np.ndarray]:

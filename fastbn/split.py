@@ -8,7 +8,7 @@ from ._arrays import layout as _layout
 from ._arrays import validate
 from ._kernels import passes
 from ._runtime import errors
-from .functional import check_out, given_stats, parameter
+from .functional import check_out, complete, given_stats, parameter
 from .stats import buffer_of
 
 _set = object.__setattr__  # of what is frozen
@@ -219,9 +219,5 @@ def _part(dy, x, stats, eps, channel_axis):
     mean, second, count = given_stats(stats, layout)
     if not _layout.suits(layout, dy):
         flat, layout = _layout.see(x, layout.axes, wide=True)
-    buffer = buffer_of(stats, mean, second)
-    with np.errstate(all="ignore"):
-        buffer[2] = second / (count or 1.0) + eps
-        np.divide(1.0, np.sqrt(buffer[2]), out=buffer[2])
-    buffer[2][np.isinf(buffer[2])] = 0.0  # a constant channel, and eps 0
+    buffer = complete(buffer_of(stats, mean, second), count, eps)
     return dy, x, flat, layout, buffer, count

@@ -415,12 +415,13 @@ def update_running_stats(
     """
     if not isinstance(stats, Stats):
         raise TypeError(f"stats should be a Stats, got {type(stats).__name__}")
-    validate.running_pair(running_mean, running_var, stats.mean.size)
+    ordinary = validate.running_pair(running_mean, running_var, stats.mean.size)
     momentum = errors.number("momentum", momentum)
     less = errors.number("ddof", ddof, 0.0)
     errors.choice("nonfinite", nonfinite, ("propagate", "skip", "raise"))
-    batch = stats.mean, stats.m2
-    _move(running_mean, running_var, batch, stats.count, momentum, less, nonfinite)
+    batch = np.array((stats.mean, stats.m2))
+    given = running_mean, running_var, ordinary, batch, stats.count, momentum, less, nonfinite
+    move_running_stats(*given)
 
 
 def move_running_stats(

@@ -103,7 +103,7 @@ def set_num_threads(k: int) -> None:
 
 
 @contextmanager
-def threads(k: int) -> Iterator[None]:
+def threads(k: int, *, default: bool = False) -> Iterator[None]:
     """Set the number of threads that large calls of this Python thread use, for a ``with`` block.
 
     It goes before `set_num_threads`; other Python threads are not concerned. Blocks may be nested.
@@ -112,6 +112,9 @@ def threads(k: int) -> Iterator[None]:
     ----------
     k : int
         1 to ``NUMBA_NUM_THREADS``.
+    default : bool, default False
+        For libraries that call fastbn with a number of their own: `k` may be any from 1 on, and is
+        one more bound on the number that a large call uses where nobody has set one.
 
     Raises
     ------
@@ -125,7 +128,11 @@ def threads(k: int) -> Iterator[None]:
     ...     fastbn.get_num_threads()
     1
     """
-    before, _mine.chosen = getattr(_mine, "chosen", None), _checked(k)
+    before = getattr(_mine, "chosen", None)
+    if not default:
+        _mine.chosen = _checked(k)
+    elif before is None and _chosen is None:
+        _mine.chosen = min(errors.whole("k", k, 1), _default())
     try:
         yield
     finally:

@@ -1,0 +1,119 @@
+"""PyTorch's batch norm modules with fastbn beneath: subclasses, so that all else is PyTorch's."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from . import _functional, _sync
+
+
+class _Fast:
+    """What a batch norm of PyTorch becomes: its `forward` alone is another."""
+
+    _check_input_dim: Any
+    training: bool
+    track_running_stats: bool
+    momentum: float | None
+    eps: float
+    weight: Tensor | None
+    bias: Tensor | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def forward(
+        self,
+        input: Tensor,
+        residual: Tensor | None = None,
+        activation: str | None = None,
+        negative_slope: float = 0.01,
+    ) -> Tensor:
+        """Normalise; add a residual and apply an activation, which is what fused models ask for."""
+        self._check_input_dim(input)
+        given = *self._given(), residual, activation, negative_slope
+        return _functional.fused(input, *given)
+
+    def _given(self) -> tuple[Any, ...]:
+        """What a batch is normalised with: of `fused`, from the running statistics to the count."""
+        training, mean, var, count = self.training, self.running_mean, self.running_var, None
+        of_batch = training or (mean is None and var is None)
+        if training and self.track_running_stats:
+            count = self.num_batches_tracked
+            if count is not None:
+                count.add_(1)
+        elif training:
+            mean = var = None
+        return mean, var, self.weight, self.bias, of_batch, self.momentum, self.eps, count
+
+
+class BatchNorm1d(_Fast, nn.BatchNorm1d):
+    """`torch.nn.BatchNorm1d`, on the CPU by fastbn.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastbn.adapters.torch import BatchNorm1d
+    >>> BatchNorm1d(2)(torch.tensor([[1.0, 10.0], [3.0, 30.0]])).round(decimals=3)
+    tensor([[-1., -1.],
+            [ 1.,  1.]], grad_fn=<RoundBackward1>)
+    """
+
+
+class BatchNorm2d(_Fast, nn.BatchNorm2d):
+    """`torch.nn.BatchNorm2d`, on the CPU by fastbn."""
+
+
+class BatchNorm3d(_Fast, nn.BatchNorm3d):
+    """`torch.nn.BatchNorm3d`, on the CPU by fastbn."""
+
+
+class LazyBatchNorm1d(_Fast, nn.LazyBatchNorm1d):
+    """`torch.nn.LazyBatchNorm1d`: a `BatchNorm1d` after its first input."""
+
+    cls_to_become = BatchNorm1d
+
+
+class LazyBatchNorm2d(_Fast, nn.LazyBatchNorm2d):
+    """`torch.nn.LazyBatchNorm2d`: a `BatchNorm2d` after its first input."""
+
+    cls_to_become = BatchNorm2d
+
+
+class LazyBatchNorm3d(_Fast, nn.LazyBatchNorm3d):
+    """`torch.nn.LazyBatchNorm3d`: a `BatchNorm3d` after its first input."""
+
+    cls_to_become = BatchNorm3d
+
+
+class SyncBatchNorm(nn.SyncBatchNorm):
+    """`torch.nn.SyncBatchNorm`, on CPUs too: one batch norm over the batches of all processes.
+
+    In training, where `torch.distributed` is initialised, the processes gather each other's
+    statistics in one message, and in the backward pass add up two sums a channel in another one.
+    Batches may differ in size and be empty; a single value a channel is refused if all of them
+    together have no more. Gradients of weight and bias are those of the process's own batch: what
+    averages gradients, such as `torch.nn.parallel.DistributedDataParallel`, averages these. All
+    processes have to call it, and the backward pass, the same number of times: others raise an
+    error when the group's time-out is over. Tensors that are not on CPUs go to PyTorch's module.
+
+    Parameters
+    ----------
+    num_features, eps, momentum, affine, track_running_stats, device, dtype
+        As those of `torch.nn.SyncBatchNorm`.
+    process_group : ProcessGroup, optional
+        Those that normalise together; by default all.
+    """
+
+    _given = _Fast._given
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not (self.training and input.is_cpu):
+            return super().forward(input)
+        self._check_input_dim(input)
+        self._check_non_zero_input_channels(input)
+        group = _sync.group(self.process_group)
+        mean, var, weight, bias, of_batch, momentum, eps, count = self._given()
+        if group is None:
+            given = mean, var, weight, bias, of_batch, momentum, eps, count
+            return _functional.fused(input, *given)
+        return _sync.batch_norm(input, mean, var, weight, bias, momentum, eps, count, group)
