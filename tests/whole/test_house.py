@@ -41,7 +41,7 @@ LADDER = [
     ["adapters", "adapters.torch._tensors"],
     ["adapters.torch._passes"],
     ["adapters.torch._operators"],
-    ["adapters.torch._direct"],
+    ["adapters.torch._direct", "adapters.torch._vmap"],
     ["adapters.torch._functional"],
     ["adapters.torch._sync"],
     ["adapters.torch._modules"],

@@ -2,10 +2,12 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from . import _operators as ops
 from . import _passes
+from . import _vmap as _vmap
 from ._direct import BatchNorm, direct
 
 # By dtype of the input, those of vectors, all of which have the same.
@@ -108,9 +110,12 @@ def _dispatched(
     x, running_mean, running_var, weight, bias, training, momentum, eps, count, *epilogue
 ) -> Tensor:
     """`fused` by operators."""
+    transformed = ops.transformed()
     if not training:
-        return ops.normalize(x, running_mean, running_var, weight, bias, eps, *epilogue)
-    y, stats = ops.forward(x, weight, bias, eps, *epilogue)
+        normalize = ops.Normalize.apply if transformed else ops.normalize
+        return normalize(x, running_mean, running_var, weight, bias, eps, *epilogue)
+    forward = ops.Forward.apply if transformed else ops.forward
+    y, stats = forward(x, weight, bias, eps, *epilogue)
     if running_mean is not None:
         ops.update_running_stats(running_mean, running_var, stats, momentum, count)
     return y
@@ -138,6 +143,7 @@ def takes_kind(x, running_mean, running_var, weight, bias, training: bool, eps: 
         or not (eps > 0.0 if training else eps >= 0.0)
         or (running_mean is None) != (running_var is None)
         or (running_mean is None and not training)
+        or (forward_ad._current_level >= 0 and _is_dual(x, weight, bias))
     ):
         return False
     channels, kind = x.shape[1], None
@@ -150,6 +156,12 @@ def takes_kind(x, running_mean, running_var, weight, bias, training: bool, eps: 
                 return False
             kind = dtype
     return running_mean is None or not (running_mean.requires_grad or running_var.requires_grad)
+
+
+def _is_dual(*tensors: Tensor | None) -> bool:
+    """Whether a derivative is taken forwards, which is left to PyTorch."""
+    given = [t for t in tensors if t is not None]
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in given)
 
 
 def _suits(x: Tensor, residual: Tensor | None) -> bool:

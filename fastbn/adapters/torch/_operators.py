@@ -194,7 +194,8 @@ def _gradients(ctx, dy, needs: tuple[bool, ...], needs_residual: bool) -> list[A
     grads, activated = [None] * 4, ctx.activation is not None
     if any(needs) or (needs_residual and activated):
         given = dy, x, stats, var, weight, bias, ctx.eps, list(needs), residual
-        grads = list(backward(*given, ctx.activation, ctx.negative_slope))
+        run = Backward.apply if transformed() else backward
+        grads = list(run(*given, ctx.activation, ctx.negative_slope))
     if not activated:
         grads[3] = dy
     wanted = *needs, needs_residual
@@ -233,10 +234,60 @@ def second_gradients(ctx, ddx, ddweight, ddbias, _):
     if all(grad is None for grad in seconds):
         return (None,) * 11
     *kept, weight = ctx.saved_tensors
-    ddy, dx, dweight = double_backward(*kept, weight, ctx.eps, *seconds)
+    run = DoubleBackward.apply if transformed() else double_backward
+    ddy, dx, dweight = run(*kept, weight, ctx.eps, *seconds)
     return ddy, dx, None, None, None if weight is None else dweight, *(None,) * 6
+
+
+def third_gradients(ctx, *grads):
+    """Nobody's."""
+    raise NotImplementedError("third derivatives of batch norm are not implemented")
 
 
 forward.register_autograd(gradients_of_forward, setup_context=after_forward)
 normalize.register_autograd(gradients_of_normalize, setup_context=after_normalize)
 backward.register_autograd(second_gradients, setup_context=after_backward)
+double_backward.register_autograd(third_gradients)
+
+
+# --- transforms -----------------------------------------------------------------------------------
+
+# What `register_autograd` makes of an operator is not for torch.func, which takes these instead.
+# Where PyTorch does not say whether it is at work, it is not.
+transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+
+
+class _Transformed(torch.autograd.Function):
+    generate_vmap_rule = True  # by those of the operators
+
+
+class Forward(_Transformed):
+    """`forward`."""
+
+    forward = staticmethod(lambda *inputs: forward(*inputs))
+    setup_context = staticmethod(after_forward)
+    backward = staticmethod(gradients_of_forward)
+
+
+class Normalize(_Transformed):
+    """`normalize`."""
+
+    forward = staticmethod(lambda *inputs: normalize(*inputs))
+    setup_context = staticmethod(after_normalize)
+    backward = staticmethod(gradients_of_normalize)
+
+
+class Backward(_Transformed):
+    """`backward`."""
+
+    forward = staticmethod(lambda *inputs: backward(*inputs))
+    setup_context = staticmethod(after_backward)
+    backward = staticmethod(second_gradients)
+
+
+class DoubleBackward(_Transformed):
+    """`double_backward`."""
+
+    forward = staticmethod(lambda *inputs: double_backward(*inputs))
+    setup_context = staticmethod(lambda ctx, inputs, output: None)
+    backward = staticmethod(third_gradients)
