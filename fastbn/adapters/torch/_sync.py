@@ -1,5 +1,6 @@
 """One batch norm over the batches of several processes, on CPUs."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -24,19 +25,18 @@ def group(given: Any) -> Any:
     return found if distributed.get_world_size(found) > 1 else None
 
 
-@torch.compiler.disable  # messages
-def batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    momentum: float | None,
-    eps: float,
-    count: Tensor | None,
-    group: Any,
-) -> Tensor:
-    """Normalise with the statistics of all, and move the running ones."""
+def batch_norm(*given) -> Tensor:
+    """Normalise with the statistics of all, and move the running ones: see `_batch_norm`.
+
+    Messages are no part of a graph that is compiled.
+    """
+    if "torch._dynamo" not in sys.modules:  # whose import takes as long as PyTorch's
+        return _batch_norm(*given)
+    return torch.compiler.disable(_batch_norm)(*given)
+
+
+def _batch_norm(x, running_mean, running_var, weight, bias, momentum, eps, count, group) -> Tensor:
+    """Without a momentum, running statistics are averages over ``count`` batches."""
     given = running_mean, running_var, weight, bias
     if not takes_kind(x, *given, True, eps):
         raise _refusal(x, *given, eps)
