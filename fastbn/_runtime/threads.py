@@ -129,10 +129,11 @@ def threads(k: int, *, default: bool = False) -> Iterator[None]:
     1
     """
     before = getattr(_mine, "chosen", None)
+    k = errors.whole("k", k, 1) if default else _checked(k)
     if not default:
-        _mine.chosen = _checked(k)
+        _mine.chosen = k
     elif before is None and _chosen is None:
-        _mine.chosen = min(errors.whole("k", k, 1), _default())
+        _mine.chosen = min(k, _default())
     try:
         yield
     finally:

@@ -47,6 +47,63 @@ def test_threads_are_as_before_after_an_error():
     assert fastbn.get_num_threads() == 2
 
 
+DEFAULTS = """
+from concurrent.futures import ThreadPoolExecutor
+import fastbn
+
+most = fastbn.get_num_threads()  # nobody has set a number
+for k in (1, 2, 3, 1000):
+    with fastbn.threads(k, default=True):
+        assert fastbn.get_num_threads() == min(k, most), k
+        with ThreadPoolExecutor(1) as pool:  # of this Python thread only
+            assert pool.submit(fastbn.get_num_threads).result() == most
+        with fastbn.threads(1, default=True):  # the outer one has set a number
+            assert fastbn.get_num_threads() == min(k, most), k
+        with fastbn.threads(4):
+            assert fastbn.get_num_threads() == 4
+    assert fastbn.get_num_threads() == most
+with fastbn.threads(4), fastbn.threads(1, default=True):
+    assert fastbn.get_num_threads() == 4
+fastbn.set_num_threads(3)
+with fastbn.threads(1, default=True):
+    assert fastbn.get_num_threads() == 3
+assert fastbn.get_num_threads() == 3
+"""
+
+
+@pytest.mark.parametrize("more", [{}, {"OMP_NUM_THREADS": "1"}], ids=["cores", "one"])
+def test_a_default_number_counts_where_nobody_has_set_one(more):
+    run_to_end(DEFAULTS, **more)
+
+
+def test_a_default_number_is_gone_after_an_error():
+    before = fastbn.get_num_threads()
+    with pytest.raises(KeyError), fastbn.threads(1, default=True):
+        raise KeyError
+    assert fastbn.get_num_threads() == before
+
+
+@pytest.mark.parametrize("set_before", [False, True], ids=["unset", "set"])
+@pytest.mark.parametrize(
+    ("k", "error"),
+    [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError), (None, TypeError)],
+)
+def test_a_default_number_is_a_whole_one_from_1_on(k, error, set_before):
+    code = f"""
+import fastbn
+if {set_before}:
+    fastbn.set_num_threads(2)
+try:
+    with fastbn.threads({k!r}, default=True):
+        pass
+except {error.__name__} as e:
+    assert str(e).startswith("k should be"), e
+else:
+    raise AssertionError("accepted")
+"""
+    run_to_end(code)
+
+
 @pytest.mark.usefixtures("keep_threads")
 def test_the_users_numba_settings_are_left_alone():
     before = numba.get_num_threads()

@@ -14,13 +14,15 @@ from ._tensors import array, dense, tensor
 # Where PyTorch does not say whether something looks, all calls go through its dispatcher.
 _modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _transforms = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+_batched = torch._C._functorch.is_legacy_batchedtensor  # by `torch.autograd`, whose type is Tensor
+_PLAIN = {Tensor, torch.nn.Parameter, type(None)}
 
 
-def direct(x: Tensor) -> bool:
-    """Whether an operator and a plain function of a tensor are no different to PyTorch's tools."""
+def direct(*given: Tensor | None) -> bool:
+    """Whether an operator and a plain function of tensors are no different to PyTorch's tools."""
     return (
         not torch.compiler.is_compiling()
-        and type(x) in (Tensor, torch.nn.Parameter)
+        and _PLAIN.issuperset(map(type, given))
         and _modes() == 0
         and not _transforms()
         and not torch.jit.is_tracing()
@@ -49,7 +51,7 @@ class BatchNorm(torch.autograd.Function):
         x, weight, bias, residual = ctx.saved_tensors
         needs = ctx.needs_input_grad
         wanted = needs[0], *needs[2:4]
-        if direct(dy) and not torch.is_grad_enabled():
+        if direct(dy) and not (torch.is_grad_enabled() or _batched(dy)):
             saved = ctx.saved.with_input(dense(x), array(residual))
             grads = _passes.backward(dy, x, saved, weight, bias, wanted)
         else:

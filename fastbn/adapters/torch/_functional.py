@@ -1,5 +1,7 @@
 """Batch norm of tensors: by fastbn's operators where they take it, else by PyTorch's function."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -69,7 +71,21 @@ def batch_norm(
     tensor([[-1.0000, -1.0000],
             [ 1.0000,  1.0000]])
     """
-    return fused(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    given = input, running_mean, running_var, weight, bias
+    if not _is_meant(given, training, momentum, eps):
+        return functional.batch_norm(*given, training, momentum, eps)
+    return fused(*given, training, momentum, eps)
+
+
+def _is_meant(given: tuple[Any, ...], training: Any, momentum: Any, eps: Any) -> bool:
+    """Whether arguments are of their kinds: PyTorch says best which are not."""
+    return (
+        isinstance(given[0], Tensor)
+        and all(isinstance(vector, Tensor | None) for vector in given[1:])
+        and type(training) is bool
+        and isinstance(momentum, int | float)
+        and isinstance(eps, int | float)
+    )
 
 
 def fused(
@@ -97,7 +113,7 @@ def fused(
         y = functional.batch_norm(*given, training, momentum, eps)
         return activated(y if residual is None else y + residual, activation, negative_slope)
     epilogue = residual, activation, negative_slope
-    if not direct(x):
+    if not direct(*given, residual):
         return _dispatched(*given, training, momentum, eps, count, *epilogue)
     stats = None if training else (running_mean, running_var)
     y, stats = BatchNorm.apply(x, stats, weight, bias, eps, *epilogue)
@@ -124,9 +140,12 @@ def _dispatched(
 def takes(x, running_mean, running_var, weight, bias, training: bool, eps: float) -> bool:
     """Whether fastbn takes what `torch.nn.functional.batch_norm` is given.
 
-    All else is PyTorch's to compute or to refuse, as one value a channel in training.
+    All else is PyTorch's to compute or to refuse, as one value a channel in training; and forward
+    derivatives, which operators do not have.
     """
     if not takes_kind(x, running_mean, running_var, weight, bias, training, eps):
+        return False
+    if forward_ad._current_level >= 0:
         return False
     return x.numel() > (x.shape[1] if training else 0)
 
@@ -140,7 +159,7 @@ def takes_kind(x, running_mean, running_var, weight, bias, training: bool, eps: 
         or x.layout is not torch.strided
         or x.is_nested
         or x.dim() < 2
-        or not (eps > 0.0 if training else eps >= 0.0)
+        or not eps > 0.0  # of 0, a constant channel is not a number to PyTorch
         or (running_mean is None) != (running_var is None)
         or (running_mean is None and not training)
         or (forward_ad._current_level >= 0 and _is_dual(x, weight, bias))

@@ -107,11 +107,11 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     _given = _Fast._given
 
     def forward(self, input: Tensor) -> Tensor:
-        if not (self.training and input.is_cpu):
+        if not input.is_cpu:
             return super().forward(input)
         self._check_input_dim(input)
         self._check_non_zero_input_channels(input)
-        group = _sync.group(self.process_group)
+        group = _sync.group(self.process_group) if self.training else None
         mean, var, weight, bias, of_batch, momentum, eps, count = self._given()
         if group is None:
             given = mean, var, weight, bias, of_batch, momentum, eps, count

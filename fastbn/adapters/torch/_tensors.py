@@ -1,7 +1,6 @@
 """Tensors as arrays of the same memory, and back."""
 
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 import ml_dtypes
@@ -10,22 +9,28 @@ import torch
 from torch import Tensor
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def channels_last(x: Tensor) -> bool:
     """Whether PyTorch's batch norm gives an output that has its channels last in memory."""
-    if x.dim() not in (4, 5) or x.is_contiguous():
+    if x.dim() not in _LAST or x.is_contiguous():
         return False
-    strides = x.stride()
-    inward = (strides[1], *strides[:1:-1], strides[0])
-    return strides[1] > 0 and all(a <= b for a, b in pairwise(inward))
+    if x.is_contiguous(memory_format=_LAST[x.dim()]):
+        return True
+    sizes, strides, least = x.shape, x.stride(), 0
+    for axis in (1, *range(x.dim() - 1, 1, -1)):  # from the innermost one
+        if strides[axis] < max(least, 1):
+            return False
+        least = strides[axis] * sizes[axis]
+    return strides[0] >= least > strides[1]
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """That of PyTorch's output."""
     if not channels_last(x):
         return torch.contiguous_format
-    return torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    return _LAST[x.dim()]
 
 
 @lru_cache(maxsize=1024)
@@ -45,6 +50,8 @@ def array(x: Tensor | None) -> Any:
         return None
     if x.requires_grad:
         x = x.detach()
+    if x.is_neg():  # whose memory has the other sign
+        x = x.resolve_neg()
     if x.dtype is torch.bfloat16:
         return x.view(torch.int16).numpy().view(_BFLOAT16)
     return x.numpy()
