@@ -2,10 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional
 
 from . import _operators as ops
-from . import _passes
 from ._direct import BatchNorm, direct
 
 # By dtype of the input, those of vectors, all of which have the same.
@@ -83,25 +83,30 @@ def fused(
     residual: Tensor | None = None,
     activation: str | None = None,
     negative_slope: float = 0.01,
+    in_place: bool = False,
 ) -> Tensor:
     """`batch_norm`, a residual and an activation.
 
-    Without a momentum, running statistics are averages over ``count`` batches.
+    Without a momentum, running statistics are averages over ``count`` batches. ``in_place``: the
+    residual is added as ``+=`` does, which neither broadcasts the output nor changes its dtype.
     """
     given = x, running_mean, running_var, weight, bias
     if not takes(*given, training, eps) or not _suits(x, residual):
         if momentum is None:
             momentum = 0.0 if count is None else 1.0 / float(count)
         y = functional.batch_norm(*given, training, momentum, eps)
-        return activated(y if residual is None else y + residual, activation, negative_slope)
+        if residual is not None:
+            y = y.add_(residual) if in_place else y + residual
+        return activated(y, activation, negative_slope)
     epilogue = residual, activation, negative_slope
     if not direct(x):
         return _dispatched(*given, training, momentum, eps, count, *epilogue)
-    stats = None if training else (running_mean, running_var)
-    y, stats = BatchNorm.apply(x, stats, weight, bias, eps, *epilogue)
-    if training and running_mean is not None:
-        _passes.update_running_stats(running_mean, running_var, stats, momentum, count)
-    return y
+    stats = running = None
+    if not training:
+        stats = running_mean, running_var
+    elif running_mean is not None:
+        running = running_mean, running_var, momentum, count
+    return BatchNorm.apply(x, stats, running, weight, bias, eps, *epilogue)
 
 
 def _dispatched(
@@ -119,11 +124,12 @@ def _dispatched(
 def takes(x, running_mean, running_var, weight, bias, training: bool, eps: float) -> bool:
     """Whether fastbn takes what `torch.nn.functional.batch_norm` is given.
 
-    All else is PyTorch's to compute or to refuse, as one value a channel in training.
+    All else is PyTorch's to compute or to refuse, as one value a channel in training; and so are
+    derivatives in forward mode, which operators in Python have not.
     """
     if not takes_kind(x, running_mean, running_var, weight, bias, training, eps):
         return False
-    return x.numel() > (x.shape[1] if training else 0)
+    return x.numel() > (x.shape[1] if training else 0) and forward_ad._current_level < 0
 
 
 def takes_kind(x, running_mean, running_var, weight, bias, training: bool, eps: float) -> bool:
@@ -152,9 +158,11 @@ def takes_kind(x, running_mean, running_var, weight, bias, training: bool, eps: 
     return running_mean is None or not (running_mean.requires_grad or running_var.requires_grad)
 
 
-def _suits(x: Tensor, residual: Tensor | None) -> bool:
+def _suits(x: Tensor, residual: Tensor | float | None) -> bool:
     """Whether a kernel takes a residual: PyTorch's addition would broadcast it, or its dtype."""
-    return residual is None or (residual.shape == x.shape and residual.dtype == x.dtype)
+    if not isinstance(residual, Tensor):
+        return residual is None
+    return residual.shape == x.shape and residual.dtype == x.dtype
 
 
 def activated(y: Tensor, activation: str | None, negative_slope: float) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import custom_op
 
 import fastbn
@@ -29,6 +30,20 @@ TWICE = (
     "second derivatives of a batch norm that is fused with an activation or a residual are not "
     "implemented: use the model that fastbn.adapters.torch.convert(model, fuse=True) was given"
 )
+
+
+FORWARD = (
+    "derivatives in forward mode of a batch norm's gradient are not implemented, unless its output "
+    "was computed in forward mode too: move the call of the batch norm there"
+)
+
+
+def refuse_tangents(*grads: Tensor | None) -> None:
+    """Raise an error for a tangent, which an operator in Python would drop."""
+    if forward_ad._current_level < 0:
+        return
+    if any(grad is not None and forward_ad.unpack_dual(grad).tangent is not None for grad in grads):
+        raise NotImplementedError(FORWARD)
 
 
 def _given(stats: Tensor, var: Tensor | None):
@@ -190,6 +205,7 @@ def after_normalize(ctx, inputs, output) -> None:
 
 def _gradients(ctx, dy, needs: tuple[bool, ...], needs_residual: bool) -> list[Any]:
     """Of x, weight, bias and residual."""
+    refuse_tangents(dy)
     x, stats, var, weight, bias, residual = ctx.saved_tensors
     grads, activated = [None] * 4, ctx.activation is not None
     if any(needs) or (needs_residual and activated):
@@ -228,6 +244,7 @@ def second_gradients(ctx, ddx, ddweight, ddbias, _):
     """By the arguments of `backward`."""
     if not ctx.plain:
         raise NotImplementedError(TWICE)
+    refuse_tangents(ddx, ddweight, ddbias)
     given = zip((ddx, ddweight, ddbias), ctx.needs, strict=True)
     seconds = [grad if need else None for grad, need in given]
     if all(grad is None for grad in seconds):

@@ -45,9 +45,14 @@ def array(x: Tensor | None) -> Any:
         return None
     if x.requires_grad:
         x = x.detach()
-    if x.dtype is torch.bfloat16:
-        return x.view(torch.int16).numpy().view(_BFLOAT16)
-    return x.numpy()
+    try:
+        if x.dtype is torch.bfloat16:
+            return x.view(torch.int16).numpy().view(_BFLOAT16)
+        return x.numpy()
+    except RuntimeError:
+        if not x.is_neg():  # the imaginary part of a conjugate
+            raise
+        return array(x.resolve_neg())
 
 
 def dense(x: Tensor) -> np.ndarray:
