@@ -71,7 +71,7 @@ class BatchNorm(torch.autograd.Function):
             if ctx.saved.fixed:
                 stats, var = stats[2:].reshape(4, -1)[[0, 2]]  # of a count of 1
             given = dy, x, stats, var, weight, bias, ctx.eps, list(wanted), residual
-            grads = ops.backward(*given, *ctx.epilogue)
+            grads = ops.differentiable_backward(*given, *ctx.epilogue)
         dx, dweight, dbias, dresidual = grads
         if needs[6] and ctx.epilogue[0] is None:
             dresidual = dy

@@ -114,8 +114,9 @@ def _dispatched(
 ) -> Tensor:
     """`fused` by operators."""
     if not training:
-        return ops.normalize(x, running_mean, running_var, weight, bias, eps, *epilogue)
-    y, stats = ops.forward(x, weight, bias, eps, *epilogue)
+        given = x, running_mean, running_var, weight, bias
+        return ops.differentiable_normalize(*given, eps, *epilogue)
+    y, stats = ops.differentiable_forward(x, weight, bias, eps, *epilogue)
     if running_mean is not None:
         ops.update_running_stats(running_mean, running_var, stats, momentum, count)
     return y

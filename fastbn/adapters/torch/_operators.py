@@ -9,6 +9,7 @@ differentiates through, or a mean and a variance, which are constants. The last 
 an epilogue (see `_passes`). Gradients that nobody needs are empty tensors.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ TWICE = (
 )
 
 
+THRICE = "third derivatives of a batch norm are not implemented: use PyTorch's"
 FORWARD = (
     "derivatives in forward mode of a batch norm's gradient are not implemented, unless its output "
     "was computed in forward mode too: move the call of the batch norm there"
@@ -210,7 +212,7 @@ def _gradients(ctx, dy, needs: tuple[bool, ...], needs_residual: bool) -> list[A
     grads, activated = [None] * 4, ctx.activation is not None
     if any(needs) or (needs_residual and activated):
         given = dy, x, stats, var, weight, bias, ctx.eps, list(needs), residual
-        grads = list(backward(*given, ctx.activation, ctx.negative_slope))
+        grads = list(differentiable_backward(*given, ctx.activation, ctx.negative_slope))
     if not activated:
         grads[3] = dy
     wanted = *needs, needs_residual
@@ -250,10 +252,40 @@ def second_gradients(ctx, ddx, ddweight, ddbias, _):
     if all(grad is None for grad in seconds):
         return (None,) * 11
     *kept, weight = ctx.saved_tensors
-    ddy, dx, dweight = double_backward(*kept, weight, ctx.eps, *seconds)
+    ddy, dx, dweight = differentiable_double_backward(*kept, weight, ctx.eps, *seconds)
     return ddy, dx, None, None, None if weight is None else dweight, *(None,) * 6
 
 
-forward.register_autograd(gradients_of_forward, setup_context=after_forward)
-normalize.register_autograd(gradients_of_normalize, setup_context=after_normalize)
-backward.register_autograd(second_gradients, setup_context=after_backward)
+def third_gradients(ctx, *grads):
+    """There are none."""
+    raise NotImplementedError(THRICE)
+
+
+_transforms = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+
+
+def _differentiable(operator: Any, gradients: Callable, after: Callable) -> Callable:
+    """An operator with derivatives, also in `torch.func`, which does not see those of operators."""
+    operator.register_autograd(gradients, setup_context=after)
+    members = {
+        "forward": staticmethod(lambda *inputs: operator(*inputs)),
+        "setup_context": staticmethod(after),
+        "backward": staticmethod(gradients),
+        "generate_vmap_rule": True,
+    }
+    function: Any = type(f"{operator._name}_function", (torch.autograd.Function,), members)
+
+    def call(*inputs):
+        if not torch.compiler.is_compiling() and _transforms():
+            return function.apply(*inputs)
+        return operator(*inputs)
+
+    return call
+
+
+differentiable_forward = _differentiable(forward, gradients_of_forward, after_forward)
+differentiable_normalize = _differentiable(normalize, gradients_of_normalize, after_normalize)
+differentiable_backward = _differentiable(backward, second_gradients, after_backward)
+differentiable_double_backward = _differentiable(
+    double_backward, third_gradients, lambda ctx, inputs, output: None
+)
