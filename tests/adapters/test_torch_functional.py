@@ -13,11 +13,11 @@ import fastbn
 
 torch = pytest.importorskip("torch")
 
-from tensors import LAYOUTS, NUMPY, Looks, array, assert_near, normals, outcome  # noqa: E402
-from torch.autograd import forward_ad  # noqa: E402
-from torch.nn import functional  # noqa: E402
+from tensors import LAYOUTS, NUMPY, Looks, array, assert_near, normals, outcome
+from torch.autograd import forward_ad
+from torch.nn import functional
 
-from fastbn.adapters.torch import batch_norm  # noqa: E402
+from fastbn.adapters.torch import batch_norm
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 

@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tensors import LAYOUTS, assert_near, normals, outcome  # noqa: E402
-from torch import nn  # noqa: E402
+from tensors import LAYOUTS, assert_near, normals, outcome
+from torch import nn
 
-from fastbn.adapters import torch as adapter  # noqa: E402
+from fastbn.adapters import torch as adapter
 
 SHAPES = [(8, 5), (6, 5, 7), (4, 5, 6, 3), (3, 5, 4, 2, 3)]
 DTYPES = [torch.float32, torch.float64]

@@ -6,13 +6,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tensors import LAYOUTS, Looks, normals  # noqa: E402
-from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
-from torch.library import opcheck  # noqa: E402
+from tensors import LAYOUTS, Looks, normals
+from torch.autograd import gradcheck, gradgradcheck
+from torch.library import opcheck
 
-from fastbn.adapters import torch as adapter  # noqa: E402
-from fastbn.adapters.torch import _operators as ops  # noqa: E402
-from fastbn.adapters.torch._functional import fused  # noqa: E402
+from fastbn.adapters import torch as adapter
+from fastbn.adapters.torch import _operators as ops
+from fastbn.adapters.torch._functional import fused
 
 PLAIN, SHAPE = (None, None, 0.01), (4, 3, 5, 2)
 LEAKY = "leaky_relu"

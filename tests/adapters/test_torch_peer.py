@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tensors import assert_near, normals, outcome  # noqa: E402
-from torch import nn  # noqa: E402
+from tensors import assert_near, normals, outcome
+from torch import nn
 
-from fastbn.adapters import torch as adapter  # noqa: E402
+from fastbn.adapters import torch as adapter
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 NAMES = ["nn.functional.batch_norm", "native_batch_norm"]

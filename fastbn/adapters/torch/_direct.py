@@ -14,8 +14,11 @@ from ._tensors import array, dense, tensor
 # Where PyTorch does not say whether something looks, all calls go through its dispatcher.
 _modes = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _transforms = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
-_batched = torch._C._functorch.is_legacy_batchedtensor  # by `torch.autograd`, whose type is Tensor
-_PLAIN = {Tensor, torch.nn.Parameter, type(None)}
+_PLAIN = {Tensor, torch.nn.Parameter, type(None)}  # not classes derived from them, which may look
+_tracing = getattr(torch._C, "_is_tracing", torch.jit.is_tracing)
+_included = torch._C._dispatch_tls_is_dispatch_key_included
+_PRE_DISPATCH = torch._C.DispatchKey.PreDispatch  # its modes are on a stack of their own
+_in_batches = torch._C._functorch.is_legacy_batchedtensor  # `is_grads_batched`
 
 
 def direct(*given: Tensor | None) -> bool:
@@ -25,33 +28,41 @@ def direct(*given: Tensor | None) -> bool:
         and _PLAIN.issuperset(map(type, given))
         and _modes() == 0
         and not _transforms()
-        and not torch.jit.is_tracing()
+        and not _tracing()
+        and not _included(_PRE_DISPATCH)
     )
 
 
 class BatchNorm(torch.autograd.Function):
-    """Output, and what was saved: of x, statistics, weight, bias, eps and an epilogue.
+    """Output of x, statistics, running statistics, weight, bias, eps and an epilogue.
 
-    ``stats``: a mean and a variance, or None for those of the batch.
+    ``stats``: a mean and a variance, or None for those of the batch. ``running``: a mean and a
+    variance to move, the momentum and a count, or None.
     """
 
     @staticmethod
-    def forward(ctx, x, stats, weight, bias, eps, residual, activation, negative_slope):
+    def forward(ctx, x, stats, running, weight, bias, eps, residual, activation, negative_slope):
         if stats is not None:
             stats = array(stats[0]), array(stats[1])
         epilogue = residual, activation, negative_slope
         y, saved = _passes.forward(x, stats, weight, bias, eps, *epilogue)
+        if running is not None:  # before tensors are saved, where a checkpoint may end its pass
+            mean, var, *rest = running
+            _passes.update_running_stats(mean, var, saved.stats, *rest)
         kept = residual if activation is not None else None
         ctx.save_for_backward(x, weight, bias, kept)  # where PyTorch sees whether they change
         ctx.saved, ctx.eps, ctx.epilogue = saved.with_input(None), eps, epilogue[1:]
-        return y, saved.stats
+        ctx.strides = x.stride()
+        return y
 
     @staticmethod
-    def backward(ctx, dy, _):
+    def backward(ctx, dy):
         x, weight, bias, residual = ctx.saved_tensors
         needs = ctx.needs_input_grad
-        wanted = needs[0], *needs[2:4]
-        if direct(dy) and not (torch.is_grad_enabled() or _batched(dy)):
+        wanted = needs[0], *needs[3:5]
+        ops.refuse_tangents(dy)
+        as_it_was = x.stride() == ctx.strides  # hooks of saved tensors may lay it out anew
+        if as_it_was and direct(dy) and not torch.is_grad_enabled() and not _in_batches(dy):
             saved = ctx.saved.with_input(dense(x), array(residual))
             grads = _passes.backward(dy, x, saved, weight, bias, wanted)
         else:
@@ -60,10 +71,10 @@ class BatchNorm(torch.autograd.Function):
             if ctx.saved.fixed:
                 stats, var = stats[2:].reshape(4, -1)[[0, 2]]  # of a count of 1
             given = dy, x, stats, var, weight, bias, ctx.eps, list(wanted), residual
-            grads = ops.backward(*given, *ctx.epilogue)
+            grads = ops.differentiable_backward(*given, *ctx.epilogue)
         dx, dweight, dbias, dresidual = grads
-        if needs[5] and ctx.epilogue[0] is None:
+        if needs[6] and ctx.epilogue[0] is None:
             dresidual = dy
-        pairs = zip((dx, dweight, dbias, dresidual), (*wanted, needs[5]), strict=True)
+        pairs = zip((dx, dweight, dbias, dresidual), (*wanted, needs[6]), strict=True)
         dx, dweight, dbias, dresidual = (grad if need else None for grad, need in pairs)
-        return dx, None, dweight, dbias, None, dresidual, None, None
+        return dx, None, None, dweight, dbias, None, dresidual, None, None

@@ -8,7 +8,6 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from . import _operators as ops
-from . import _passes
 from . import _vmap as _vmap
 from ._direct import BatchNorm, direct
 
@@ -101,37 +100,40 @@ def fused(
     residual: Tensor | None = None,
     activation: str | None = None,
     negative_slope: float = 0.01,
+    in_place: bool = False,
 ) -> Tensor:
     """`batch_norm`, a residual and an activation.
 
-    Without a momentum, running statistics are averages over ``count`` batches.
+    Without a momentum, running statistics are averages over ``count`` batches. ``in_place``: the
+    residual is added as ``+=`` does, which neither broadcasts the output nor changes its dtype.
     """
     given = x, running_mean, running_var, weight, bias
     if not takes(*given, training, eps) or not _suits(x, residual):
         if momentum is None:
             momentum = 0.0 if count is None else 1.0 / float(count)
         y = functional.batch_norm(*given, training, momentum, eps)
-        return activated(y if residual is None else y + residual, activation, negative_slope)
+        if residual is not None:
+            y = y.add_(residual) if in_place else y + residual
+        return activated(y, activation, negative_slope)
     epilogue = residual, activation, negative_slope
     if not direct(*given, residual):
         return _dispatched(*given, training, momentum, eps, count, *epilogue)
-    stats = None if training else (running_mean, running_var)
-    y, stats = BatchNorm.apply(x, stats, weight, bias, eps, *epilogue)
-    if training and running_mean is not None:
-        _passes.update_running_stats(running_mean, running_var, stats, momentum, count)
-    return y
+    stats = running = None
+    if not training:
+        stats = running_mean, running_var
+    elif running_mean is not None:
+        running = running_mean, running_var, momentum, count
+    return BatchNorm.apply(x, stats, running, weight, bias, eps, *epilogue)
 
 
 def _dispatched(
     x, running_mean, running_var, weight, bias, training, momentum, eps, count, *epilogue
 ) -> Tensor:
     """`fused` by operators."""
-    transformed = ops.transformed()
     if not training:
-        normalize = ops.Normalize.apply if transformed else ops.normalize
-        return normalize(x, running_mean, running_var, weight, bias, eps, *epilogue)
-    forward = ops.Forward.apply if transformed else ops.forward
-    y, stats = forward(x, weight, bias, eps, *epilogue)
+        given = x, running_mean, running_var, weight, bias
+        return ops.differentiable_normalize(*given, eps, *epilogue)
+    y, stats = ops.differentiable_forward(x, weight, bias, eps, *epilogue)
     if running_mean is not None:
         ops.update_running_stats(running_mean, running_var, stats, momentum, count)
     return y
@@ -140,14 +142,12 @@ def _dispatched(
 def takes(x, running_mean, running_var, weight, bias, training: bool, eps: float) -> bool:
     """Whether fastbn takes what `torch.nn.functional.batch_norm` is given.
 
-    All else is PyTorch's to compute or to refuse, as one value a channel in training; and forward
-    derivatives, which operators do not have.
+    All else is PyTorch's to compute or to refuse, as one value a channel in training; and so are
+    derivatives in forward mode, which operators in Python have not.
     """
     if not takes_kind(x, running_mean, running_var, weight, bias, training, eps):
         return False
-    if forward_ad._current_level >= 0:
-        return False
-    return x.numel() > (x.shape[1] if training else 0)
+    return x.numel() > (x.shape[1] if training else 0) and forward_ad._current_level < 0
 
 
 def takes_kind(x, running_mean, running_var, weight, bias, training: bool, eps: float) -> bool:
@@ -162,7 +162,6 @@ def takes_kind(x, running_mean, running_var, weight, bias, training: bool, eps: 
         or not eps > 0.0  # of 0, a constant channel is not a number to PyTorch
         or (running_mean is None) != (running_var is None)
         or (running_mean is None and not training)
-        or (forward_ad._current_level >= 0 and _is_dual(x, weight, bias))
     ):
         return False
     channels, kind = x.shape[1], None
@@ -177,15 +176,11 @@ def takes_kind(x, running_mean, running_var, weight, bias, training: bool, eps: 
     return running_mean is None or not (running_mean.requires_grad or running_var.requires_grad)
 
 
-def _is_dual(*tensors: Tensor | None) -> bool:
-    """Whether a derivative is taken forwards, which is left to PyTorch."""
-    given = [t for t in tensors if t is not None]
-    return any(forward_ad.unpack_dual(t).tangent is not None for t in given)
-
-
-def _suits(x: Tensor, residual: Tensor | None) -> bool:
+def _suits(x: Tensor, residual: Tensor | float | None) -> bool:
     """Whether a kernel takes a residual: PyTorch's addition would broadcast it, or its dtype."""
-    return residual is None or (residual.shape == x.shape and residual.dtype == x.dtype)
+    if not isinstance(residual, Tensor):
+        return residual is None
+    return residual.shape == x.shape and residual.dtype == x.dtype
 
 
 def activated(y: Tensor, activation: str | None, negative_slope: float) -> Tensor:

@@ -27,10 +27,11 @@ class _Fast:
         residual: Tensor | None = None,
         activation: str | None = None,
         negative_slope: float = 0.01,
+        in_place: bool = False,
     ) -> Tensor:
         """Normalise; add a residual and apply an activation, which is what fused models ask for."""
         self._check_input_dim(input)
-        given = *self._given(), residual, activation, negative_slope
+        given = *self._given(), residual, activation, negative_slope, in_place
         return _functional.fused(input, *given)
 
     def _given(self) -> tuple[Any, ...]:

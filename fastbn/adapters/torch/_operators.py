@@ -9,10 +9,12 @@ differentiates through, or a mean and a variance, which are constants. The last 
 an epilogue (see `_passes`). Gradients that nobody needs are empty tensors.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import custom_op
 
 import fastbn
@@ -29,6 +31,21 @@ TWICE = (
     "second derivatives of a batch norm that is fused with an activation or a residual are not "
     "implemented: use the model that fastbn.adapters.torch.convert(model, fuse=True) was given"
 )
+
+
+THRICE = "third derivatives of a batch norm are not implemented: use PyTorch's"
+FORWARD = (
+    "derivatives in forward mode of a batch norm's gradient are not implemented, unless its output "
+    "was computed in forward mode too: move the call of the batch norm there"
+)
+
+
+def refuse_tangents(*grads: Tensor | None) -> None:
+    """Raise an error for a tangent, which an operator in Python would drop."""
+    if forward_ad._current_level < 0:
+        return
+    if any(grad is not None and forward_ad.unpack_dual(grad).tangent is not None for grad in grads):
+        raise NotImplementedError(FORWARD)
 
 
 def _given(stats: Tensor, var: Tensor | None):
@@ -190,12 +207,12 @@ def after_normalize(ctx, inputs, output) -> None:
 
 def _gradients(ctx, dy, needs: tuple[bool, ...], needs_residual: bool) -> list[Any]:
     """Of x, weight, bias and residual."""
+    refuse_tangents(dy)
     x, stats, var, weight, bias, residual = ctx.saved_tensors
     grads, activated = [None] * 4, ctx.activation is not None
     if any(needs) or (needs_residual and activated):
         given = dy, x, stats, var, weight, bias, ctx.eps, list(needs), residual
-        run = Backward.apply if transformed() else backward
-        grads = list(run(*given, ctx.activation, ctx.negative_slope))
+        grads = list(differentiable_backward(*given, ctx.activation, ctx.negative_slope))
     if not activated:
         grads[3] = dy
     wanted = *needs, needs_residual
@@ -229,65 +246,46 @@ def second_gradients(ctx, ddx, ddweight, ddbias, _):
     """By the arguments of `backward`."""
     if not ctx.plain:
         raise NotImplementedError(TWICE)
+    refuse_tangents(ddx, ddweight, ddbias)
     given = zip((ddx, ddweight, ddbias), ctx.needs, strict=True)
     seconds = [grad if need else None for grad, need in given]
     if all(grad is None for grad in seconds):
         return (None,) * 11
     *kept, weight = ctx.saved_tensors
-    run = DoubleBackward.apply if transformed() else double_backward
-    ddy, dx, dweight = run(*kept, weight, ctx.eps, *seconds)
+    ddy, dx, dweight = differentiable_double_backward(*kept, weight, ctx.eps, *seconds)
     return ddy, dx, None, None, None if weight is None else dweight, *(None,) * 6
 
 
 def third_gradients(ctx, *grads):
-    """Nobody's."""
-    raise NotImplementedError("third derivatives of batch norm are not implemented")
+    """There are none."""
+    raise NotImplementedError(THRICE)
 
 
-forward.register_autograd(gradients_of_forward, setup_context=after_forward)
-normalize.register_autograd(gradients_of_normalize, setup_context=after_normalize)
-backward.register_autograd(second_gradients, setup_context=after_backward)
-double_backward.register_autograd(third_gradients)
+_transforms = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
-# --- transforms -----------------------------------------------------------------------------------
+def _differentiable(operator: Any, gradients: Callable, after: Callable) -> Callable:
+    """An operator with derivatives, also in `torch.func`, which does not see those of operators."""
+    operator.register_autograd(gradients, setup_context=after)
+    members = {
+        "forward": staticmethod(lambda *inputs: operator(*inputs)),
+        "setup_context": staticmethod(after),
+        "backward": staticmethod(gradients),
+        "generate_vmap_rule": True,
+    }
+    function: Any = type(f"{operator._name}_function", (torch.autograd.Function,), members)
 
-# What `register_autograd` makes of an operator is not for torch.func, which takes these instead.
-# Where PyTorch does not say whether it is at work, it is not.
-transformed = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+    def call(*inputs):
+        if not torch.compiler.is_compiling() and _transforms():
+            return function.apply(*inputs)
+        return operator(*inputs)
 
-
-class _Transformed(torch.autograd.Function):
-    generate_vmap_rule = True  # by those of the operators
-
-
-class Forward(_Transformed):
-    """`forward`."""
-
-    forward = staticmethod(lambda *inputs: forward(*inputs))
-    setup_context = staticmethod(after_forward)
-    backward = staticmethod(gradients_of_forward)
-
-
-class Normalize(_Transformed):
-    """`normalize`."""
-
-    forward = staticmethod(lambda *inputs: normalize(*inputs))
-    setup_context = staticmethod(after_normalize)
-    backward = staticmethod(gradients_of_normalize)
+    return call
 
 
-class Backward(_Transformed):
-    """`backward`."""
-
-    forward = staticmethod(lambda *inputs: backward(*inputs))
-    setup_context = staticmethod(after_backward)
-    backward = staticmethod(second_gradients)
-
-
-class DoubleBackward(_Transformed):
-    """`double_backward`."""
-
-    forward = staticmethod(lambda *inputs: double_backward(*inputs))
-    setup_context = staticmethod(lambda ctx, inputs, output: None)
-    backward = staticmethod(third_gradients)
+differentiable_forward = _differentiable(forward, gradients_of_forward, after_forward)
+differentiable_normalize = _differentiable(normalize, gradients_of_normalize, after_normalize)
+differentiable_backward = _differentiable(backward, second_gradients, after_backward)
+differentiable_double_backward = _differentiable(
+    double_backward, third_gradients, lambda ctx, inputs, output: None
+)
