@@ -74,6 +74,11 @@ def _statistics(x):
 
 def _compiled(function, *arguments):
     """The function with these arguments, compiled when it is first called."""
+    return partial(compiled(function), *arguments)
+
+
+def compiled(function):
+    """A function or a module, compiled for the shapes of its first call."""
     torch.compiler.reset()  # a ninth shape of one function would be left uncompiled
     torch._inductor.config.compile_threads = 1  # leaves no idle workers beside what is timed
-    return partial(torch.compile(function, dynamic=False), *arguments)
+    return torch.compile(function, dynamic=False)
