@@ -6,7 +6,7 @@ Each case is compiled for its own shape, which needs a C++ compiler.
 from contextlib import suppress
 from functools import partial
 
-from .in_torch import NO_RUNNING, output, stepped, tensors
+from .in_torch import NO_RUNNING, made, module_call, module_steps, output, stepped, tensors
 from .libraries import EPS, MOMENTUM
 
 with suppress(ImportError):  # asv imports every file here
@@ -42,6 +42,16 @@ def backward(d):
 def step(d, relu=False, residual=False, weighted=False):
     """What eager PyTorch calls, compiled: the operations forward, and those of autograd."""
     return stepped(_compiled(output), d, relu, residual, weighted)
+
+
+def module(d):
+    """A call of `torch.nn`'s module."""
+    return module_call(d, compiled(made(d, torch.nn)))
+
+
+def module_step(d):
+    """`module`, and what autograd makes of it."""
+    return module_steps(d, compiled(made(d, torch.nn)))
 
 
 def statistics(d):
