@@ -7,11 +7,11 @@ asv's environments have no PyTorch (see asv.conf.json): run these in one that ha
 from functools import lru_cache
 
 from . import networks
-from .cases import CASES, LAYOUTS
-from .libraries import installed
+from .cases import CASES, LAYOUTS, Data
+from .libraries import MODULES, installed, prepared
 from .measure import settle_allocator
 
-SHAPES = ("small-4x8x6x6", *(name for name in CASES if name.startswith("resnet50-")))
+SHAPES = tuple(c.name for c in CASES.values() if c.group == "resnet50" or c.name == "small-4x8x6x6")
 
 
 @lru_cache(maxsize=1)
@@ -26,22 +26,14 @@ def ready(prepare, *arguments):
 
 
 def module(operation, library, case, layout):
-    """A module call in training, and perhaps its backward pass."""
-    from . import modules
-
-    shape = CASES[case].shape
-    made = modules.module(library, shape[1])
-    x = modules.image(shape, layout).requires_grad_()
-    if operation == "call":
-        return lambda: modules.forward(made, x, True)
-    dy = modules.image(shape, layout, 1)
-    return lambda: modules.step(made, x, dy)
+    """A call of libraries.py."""
+    return prepared(library, operation, Data(CASES[case], layout))
 
 
 class Module:
-    """Module calls on single batches: a small one, and those of ResNet-50."""
+    """Module calls in training, without and with their backward pass."""
 
-    params = (("call", "call_and_backward"), ("fastbn", "eager", "compiled"), SHAPES, LAYOUTS)
+    params = (tuple(MODULES), ("fastbn", "PyTorch", "torch.compile"), SHAPES, LAYOUTS)
     param_names = ("operation", "library", "case", "layout")
     timeout = 300
     rounds = 2
@@ -60,7 +52,7 @@ class TrainingStep:
     """A step of a network: forward, backward and the optimizer."""
 
     params = (tuple(networks.NETWORKS), networks.SIDES)
-    param_names = ("network", "library")
+    param_names = ("network", "side")
     timeout = 600  # compiling
 
     def setup(self, *parameters):

@@ -2,16 +2,17 @@
 
     python -m benchmarks.modules --part small large networks --seconds 0.5 --threads 2
     python -m benchmarks.modules --part networks --compile    # torch.compile, too: minutes
-    python -m benchmarks.modules --markdown
+    python -m benchmarks.modules --markdown --readme FILE     # between its <!-- modules -->
 
 Least times of calls that take turns in one process, after a check that they give the same.
 
 - small: a module call on a small batch, in microseconds, beside torch.nn.BatchNorm2d's; `more` is
-  the difference, of which 40 are wanted at most. `function` is fastbn's call of the arrays.
+  the difference, of which 40 are wanted at most. `function` is `fastbn.batch_norm` of the same
+  memory.
 - large: a module call and its backward pass on the shapes of ResNet-50. Ratios are others' times
-  over the module's, below 1 the other is faster: `fastbn.forward` and `backward` of the same
-  memory (0.85 is wanted at least), the same and a `torch.autograd.Function` that does nothing,
-  which no adapter in Python can be faster than, and torch.nn.BatchNorm2d.
+  over the module's, below 1 the other is faster: `fastbn.forward` and `backward` of the same memory
+  (0.85 is wanted at least); these and a `torch.autograd.Function` that does nothing, which no
+  adapter in Python is faster than; and torch.nn.BatchNorm2d.
 - networks: a training step of ResNet-18 and of a level of a U-Net (see networks.py). `adds` is what
   batch norm adds to the step of the same network without any; of a fused one it can be less than
   nothing, since its ReLUs and additions are in that, too.
@@ -25,42 +26,20 @@ from math import nan
 
 import numpy as np
 
-import fastbn
-
 from . import networks, report
-from .cases import LAYOUTS, SHAPES
+from .cases import LAYOUTS, SHAPES, Case, Data
 from .compare import set_threads
-from .libraries import EPS
+from .in_torch import made, tensors
+from .libraries import installed, prepared
 from .measure import in_turn, quietly
 
+Function = object
 with suppress(ImportError):  # asv imports every file here
     import torch
+    from torch.autograd import Function
 
 SMALL = (4, 8, 6, 6), (8, 64, 14, 14)
 TOLERANCE = 1e-3  # of the largest value of a result
-
-
-def module(library, channels):
-    """fastbn's module, or PyTorch's, eager or compiled."""
-    if library == "fastbn":
-        from fastbn.adapters.torch import BatchNorm2d
-
-        return BatchNorm2d(channels, eps=EPS)
-    return networks.made(torch.nn.BatchNorm2d(channels, eps=EPS), library)
-
-
-def modules(channels):
-    """{name: module}, fastbn's first."""
-    return {"module": module("fastbn", channels), "torch.nn": module("eager", channels)}
-
-
-def image(shape, layout="channels_first", seed=0):
-    """A batch of normal values."""
-    torch.manual_seed(seed)
-    last = layout == "channels_last"
-    return torch.randn(shape).to(
-        memory_format=torch.channels_last if last else torch.contiguous_format
-    )
 
 
 def forward(module, x, grad):
@@ -69,13 +48,7 @@ def forward(module, x, grad):
         return (module(x).detach(),)
 
 
-def step(module, x, dy):
-    """A call of a module, and its backward pass."""
-    y = module(x)
-    return y.detach(), *torch.autograd.grad(y, (x, module.weight, module.bias), dy)
-
-
-class Nothing(torch.autograd.Function if "torch" in globals() else object):
+class Nothing(Function):
     """What a Function costs that does nothing: its gradients are its inputs."""
 
     @staticmethod
@@ -88,24 +61,19 @@ class Nothing(torch.autograd.Function if "torch" in globals() else object):
         return dy, *ctx.saved_tensors
 
 
-def nothing(x, weight, bias, dy):
-    """A call of `Nothing`, and its backward pass."""
-    torch.autograd.grad(Nothing.apply(x, weight, bias), (x, weight, bias), dy)
-
-
 def small(shapes=SMALL):
     """(row, {name: call}) of a module call."""
+    from fastbn.adapters import torch as adapter
+
     for shape, training, grad in product(shapes, (True, False), (False, True)):
-        x, kinds = image(shape), modules(shape[1])
-        calls = {}
-        for name, module in kinds.items():
-            calls[name] = partial(forward, module.train(training), x, grad)
-        values, weight, bias = x.numpy(), *(np.full(shape[1], k, np.float32) for k in (1, 0))
-        if training:
-            calls["function"] = lambda given=(values, weight, bias): fastbn.forward(*given)[:1]
-        else:
-            given = values, np.zeros_like(weight), np.ones_like(weight), weight, bias
-            calls["function"] = lambda given=given: (fastbn.batch_norm(*given),)
+        d = Data(Case("module", shape))
+        (x,) = tensors(d.x)
+        calls = {
+            name: partial(forward, made(d, namespace).train(training), x, grad)
+            for name, namespace in {"module": adapter, "torch.nn": torch.nn}.items()
+        }
+        function = prepared("fastbn", "training" if training else "evaluation", d)
+        calls["function"] = lambda function=function: function()[:1]
         modes = "training" if training else "evaluation", "grad" if grad else "no grad"
         yield ", ".join(["x".join(map(str, shape)), *modes]), calls
 
@@ -113,24 +81,28 @@ def small(shapes=SMALL):
 def large(shapes=SHAPES["resnet50"], layouts=LAYOUTS):
     """(row, {name: call}) of a module call and its backward pass."""
     for layout, shape in product(layouts, shapes):
-        x, dy, kinds = image(shape, layout), image(shape, layout, 1), modules(shape[1])
-        values, gradient = x.numpy(), dy.numpy()
-        x.requires_grad_()
-        module = kinds["module"]
-        weight, bias = (p.detach().numpy() for p in (module.weight, module.bias))
-
-        def function(given=(values, weight, bias), gradient=gradient):
-            y, saved = fastbn.forward(*given, eps=EPS)
-            return y, *fastbn.backward(gradient, saved)[:3]
-
-        def floor(function=function, given=(x, module.weight, module.bias, dy)):
-            result = function()
-            nothing(*given)
-            return result
-
-        calls = {name: partial(step, module, x, dy) for name, module in kinds.items()}
-        calls |= {"functions": function, "functions and Function": floor}
+        d = Data(Case("module", shape), layout)
+        calls = {
+            "module": prepared("fastbn", "module_step", d),
+            "functions": prepared("fastbn", "step", d),
+            "torch.nn": prepared("PyTorch", "module_step", d),
+        }
+        calls["functions and Function"] = with_function(calls["functions"], d)
         yield f"{'x'.join(map(str, shape))}, {layout}", calls
+
+
+def with_function(function, d):
+    """A call of the function, and one of `Nothing` with its backward pass."""
+    dy, *inputs = tensors(d.dy, d.x, d.weight, d.bias)
+    for tensor in inputs:
+        tensor.requires_grad_()
+
+    def call():
+        result = function()
+        torch.autograd.grad(Nothing.apply(*inputs), inputs, dy)
+        return result
+
+    return call
 
 
 def steps(names=tuple(networks.NETWORKS), sides=networks.SIDES):
@@ -227,14 +199,22 @@ def main():
     add("--seconds", type=float, default=0.5, help="a row: %(default)s")
     add("--threads", type=int, help="default: as many as fastbn takes")
     add("--markdown", action="store_true", help="print Markdown")
+    add("--readme", metavar="FILE", help="put Markdown between its marks <!-- modules -->")
     options = parser.parse_args()
+    if "PyTorch" not in installed():
+        parser.error("PyTorch should be installed: pip install 'fastbn[torch]'")
     set_threads(options.threads)
     sides = [side for side in networks.SIDES if options.compile or side != "compiled"]
+    markdown = []
     for part in options.part:
         rows = steps(sides=sides) if part == "networks" else PARTS[part][0]()
         title, cells = table(part, rows, options.seconds)
-        print((report.markdown if options.markdown else report.text)(title, cells), flush=True)
-    print(f"{report.machine()}.")
+        markdown.append(report.markdown(title, cells))
+        print(markdown[-1] if options.markdown else report.text(title, cells), flush=True)
+    caption = f"Calls took turns in one process. {report.machine()}."
+    print(caption)
+    if options.readme:
+        report.replace(options.readme, "modules", "\n\n".join([*markdown, caption]))
 
 
 if __name__ == "__main__":

@@ -36,8 +36,9 @@ def combinations(class_):
         values["dtype"] = [dtype for dtype in values["dtype"] if not missing(dtype)]
     if "mean" in values:
         values["mean"] = values["mean"][:1]
-    if "library" in values:  # compiling takes minutes
-        values["library"] = [library for library in values["library"] if library != "compiled"]
+    for name in ("library", "side"):  # but those that compile for minutes
+        if name in values:
+            values[name] = [value for value in values[name] if "compile" not in value]
     return product(*values.values())
 
 
