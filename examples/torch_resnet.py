@@ -32,7 +32,7 @@ from fastbn.adapters.torch import convert
 
 BATCH, SIDE = 32, 32
 WIDTHS = (16, 32, 64, 128)  # a quarter of ResNet-18's
-RATE, MOMENTUM = 0.02, 0.9
+RATE, MOMENTUM = 0.1, 0.9
 
 
 class Block(nn.Module):
@@ -44,6 +44,7 @@ class Block(nn.Module):
         self.norm1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
+        nn.init.zeros_(self.norm2.weight)  # blocks start as nothing, which keeps roundings small
         self.relu = nn.ReLU(inplace=True)
         self.past = nn.Identity()
         if (before, 1) != (width, stride):

@@ -27,9 +27,9 @@ def operations(side):
     return {kind: share * milliseconds(side) for kind, share in side.shares.items()}
 
 
-def difference(sides, name):
-    """The largest difference of a loss from PyTorch's, as a share of it."""
-    ours, theirs = (np.array(sides[k].losses) for k in (name, EAGER))
+def difference(sides, name, steps):
+    """The largest difference of a loss from PyTorch's, as a share of it, in so many steps."""
+    ours, theirs = (np.array(sides[k].losses[:steps]) for k in (name, EAGER))
     return float(np.max(np.abs(ours - theirs) / theirs))
 
 
@@ -48,7 +48,7 @@ def table(sides, exact):
             f"{ratio(sides, name):.2f}",
             *(f"{time:.1f}" for time in operations(side).values()),
             f"{sum(side.shares.values()):.0%}",
-            f"{difference(exact, name):.0e}" if name != EAGER else "",
+            f"{difference(exact, name, steps):.0e}" if name != EAGER else "",
             f"{side.accuracy:.1%}",
         )
     return result
@@ -90,13 +90,15 @@ def sentences(sides, exact):
     times = {name: operations(side) for name, side in sides.items()}
     norm = times[CONVERTED][NORM] / times[EAGER][NORM]
     whole = sum(times[FUSED].values()) / sum(times[EAGER].values())
-    off, off_exactly = (max(difference(s, k) for k in (CONVERTED, FUSED)) for s in (sides, exact))
+    few, others = len(exact[EAGER].losses), (CONVERTED, FUSED)
+    double, single = (max(difference(k, name, few) for name in others) for k in (exact, sides))
+    apart = [np.subtract(sides[name].losses, sides[EAGER].losses) for name in others]
     return [
         f"A step of the converted network {compared(ratio(sides, CONVERTED))}; its batch norms, "
         f"{norm:.2f} of what PyTorch's take.",
         f"A step of the fused network {compared(ratio(sides, FUSED))}; its batch norms, sums "
         f"and ReLUs, {whole:.2f} of what PyTorch's take.",
-        f"In {len(exact[EAGER].losses)} steps of float64, losses are PyTorch's to "
-        f"{off_exactly:.0e} of their value; in {len(sides[EAGER].losses)} of float32, to "
-        f"{off:.0e}: training enlarges what the last bits differ by.",
+        f"In {few} steps, losses are PyTorch's to {double:.0e} of their value in float64 and to "
+        f"{single:.0e} in float32; in all {len(apart[0])}, up to {np.max(np.abs(apart)):.1g} lies "
+        "between them: training enlarges what the last bits differ by.",
     ]
