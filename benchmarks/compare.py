@@ -4,6 +4,7 @@
     python -m benchmarks.compare --libraries all --out        # everything; compiling takes minutes
     python -m benchmarks.compare --op training evaluation --cases small
     python -m benchmarks.compare --op step step_residual_relu --libraries PyTorch torch.compile
+    python -m benchmarks.compare --op module module_step --libraries PyTorch torch.compile
     python -m benchmarks.compare --dtype float32 float16 bfloat16
     python -m benchmarks.compare --json run.json --readme docs/speed.md --png compare.png
     python -m benchmarks.compare --load run.json --summary --readme README.md
@@ -27,7 +28,7 @@ import fastbn
 
 from . import picture, report
 from .cases import DTYPES, HALVES, LAYOUTS, SHAPES, select
-from .libraries import FILES, OPERATIONS, STEPS, installed
+from .libraries import FILES, MODULES, OPERATIONS, STEPS, installed
 from .measure import QUIET
 from .timing import Job, timed
 
@@ -40,7 +41,8 @@ def options(arguments=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--op", nargs="+", choices=OPERATIONS, default=["forward", "backward"])
+    operations = *OPERATIONS, *MODULES
+    add("--op", nargs="+", choices=operations, default=["forward", "backward"])
     add("--cases", nargs="+", default=list(SHAPES), metavar="PART", help="of names of cases")
     add("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS)
     add("--libraries", nargs="+", choices=["all", *FILES], default=list(FILES)[:3])
@@ -66,7 +68,7 @@ def jobs(o):
         for operation, given_, dtype, layout, case in product(
             o.op, given, o.dtype, o.layouts, select(o.cases)
         )
-        if layout in case.layouts and not (given_ and operation in ("statistics", *STEPS))
+        if layout in case.layouts and not (given_ and operation in ("statistics", *STEPS, *MODULES))
     ]
 
 

@@ -26,10 +26,15 @@ from .copies import copy
 from .libraries import STEPS
 
 NAMES = ("one pass", "two passes")
-OF_TWO_PASSES = ("forward", "training", "backward")  # others: known statistics, no output, a step
+OF_TWO_PASSES = (
+    "forward",
+    "training",
+    "module",
+    "backward",
+)  # others: known statistics, no output, a step
 READ = {  # what is read for each array that is written; else x
     "backward": ("x dy",),
-    **dict.fromkeys(STEPS, ("x", "x dy")),
+    **dict.fromkeys((*STEPS, "module_step"), ("x", "x dy")),
     "step_residual_relu": ("x residual", "x dy", "residual"),
 }
 SERIAL = 1 << 22  # bytes of x up to which one thread may be the best

@@ -6,7 +6,7 @@ Each case is compiled for its own shape, which needs a C++ compiler.
 from contextlib import suppress
 from functools import partial
 
-from .in_torch import NO_RUNNING, output, stepped, tensors
+from .in_torch import NO_RUNNING, made, module_call, module_steps, output, stepped, tensors
 from .libraries import EPS, MOMENTUM
 
 with suppress(ImportError):  # asv imports every file here
@@ -44,6 +44,16 @@ def step(d, relu=False, residual=False, weighted=False):
     return stepped(_compiled(output), d, relu, residual, weighted)
 
 
+def module(d):
+    """A call of `torch.nn`'s module."""
+    return module_call(d, compiled(made(d, torch.nn)))
+
+
+def module_step(d):
+    """`module`, and what autograd makes of it."""
+    return module_steps(d, compiled(made(d, torch.nn)))
+
+
 def statistics(d):
     """`torch.var_mean`."""
     return _compiled(_statistics, *tensors(d.x))
@@ -74,6 +84,11 @@ def _statistics(x):
 
 def _compiled(function, *arguments):
     """The function with these arguments, compiled when it is first called."""
+    return partial(compiled(function), *arguments)
+
+
+def compiled(function):
+    """A function or a module, compiled for the shapes of its first call."""
     torch.compiler.reset()  # a ninth shape of one function would be left uncompiled
     torch._inductor.config.compile_threads = 1  # leaves no idle workers beside what is timed
-    return partial(torch.compile(function, dynamic=False), *arguments)
+    return torch.compile(function, dynamic=False)

@@ -2,6 +2,7 @@
 
 import fastbn
 
+from . import in_torch
 from .libraries import EPS, MOMENTUM
 
 
@@ -42,6 +43,20 @@ def step(d, relu=False, residual=False, weighted=False):
         return y, *fastbn.backward(dy, saved)[: 4 if residual else 3]
 
     return call
+
+
+def module(d):
+    """A call of the module that takes the place of PyTorch's."""
+    from fastbn.adapters import torch
+
+    return in_torch.module_call(d, in_torch.made(d, torch))
+
+
+def module_step(d):
+    """`module`, and what autograd makes of it."""
+    from fastbn.adapters import torch
+
+    return in_torch.module_steps(d, in_torch.made(d, torch))
 
 
 def statistics(d):

@@ -71,6 +71,44 @@ def stepped(function, d, relu, residual, weighted):
     return call
 
 
+def module(d):
+    """A call of `torch.nn`'s module in training; its weight takes gradients."""
+    return module_call(d, made(d, torch.nn))
+
+
+def module_step(d):
+    """`module`, and what autograd makes of it."""
+    return module_steps(d, made(d, torch.nn))
+
+
+def made(d, namespace):
+    """The module of a namespace for this data."""
+    kind = getattr(namespace, f"BatchNorm{max(len(d.case.shape) - 2, 1)}d")
+    weight, *_ = values = tensors(d.weight, d.bias, d.running_mean, d.running_var)
+    module = kind(len(weight), eps=EPS, momentum=MOMENTUM, dtype=weight.dtype)
+    names = "weight", "bias", "running_mean", "running_var"
+    module.load_state_dict(dict(zip(names, values, strict=True)), strict=False)
+    return module
+
+
+def module_call(d, module):
+    """A call of a module, compiled or not."""
+    (x,) = tensors(d.x)
+    return lambda: (module(x).detach(), module.running_mean)
+
+
+def module_steps(d, module):
+    """A call of a module, and its gradients."""
+    dy, x = tensors(d.dy, d.x)
+    inputs = x.requires_grad_(), module.weight, module.bias
+
+    def call():
+        y = module(x)
+        return y.detach(), *torch.autograd.grad(y, inputs, dy)
+
+    return call
+
+
 def output(mask, relu, x, weight, bias, residual=None):
     """A batch norm, an addition and a ReLU as torchvision's ResNet has them, the latter in place.
 

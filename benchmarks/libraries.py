@@ -11,6 +11,9 @@ A step is a forward pass and the backward one: its result is y, then the gradien
 x, weight, bias and, where there is one, the residual. The function `step` takes what the table
 `STEPS` has for it: whether there is a ReLU, a residual before it, and a mask of the positions that
 count. Of these, only fastbn has a call; elsewhere they are operations of their own.
+
+Modules are PyTorch's batch norm and fastbn's in its place: a call in training, and that with what
+autograd makes of it.
 """
 
 from importlib import import_module
@@ -30,6 +33,7 @@ STEPS = {
     "step_weighted": {"weighted": True},
 }
 OPERATIONS = (*PASSES, *STEPS)
+MODULES = {"module": "training", "module_step": "step"}  # by what is expected of them
 
 FILES = {  # by library: its file here, and the module that has to be installed
     "fastbn": ("in_fastbn", "fastbn"),
@@ -48,6 +52,10 @@ def installed():
 def prepared(library, operation, data, given=False):
     """The call to be timed; None if the library cannot do it. `given`: into a given array."""
     module = import_module(f".{FILES[library][0]}", __package__)
+    if operation in MODULES and library == "NumPy":
+        operation = MODULES[operation]
+    if operation in MODULES and not hasattr(module, operation):
+        return None
     if library == "NumPy" and data.dtype.itemsize == 2:
         return None  # it would round the statistics to 16 bits
     if operation in STEPS:

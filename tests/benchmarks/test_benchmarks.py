@@ -10,11 +10,11 @@ from data import normals
 from benchmarks import floor, measure
 from benchmarks.cases import CASES, HALVES, Case, Data, missing
 from benchmarks.copies import copy
-from benchmarks.libraries import OPERATIONS, STEPS, installed, prepared
+from benchmarks.libraries import MODULES, OPERATIONS, STEPS, installed, prepared
 from benchmarks.timing import KINK, Job, check, checked, spare_kinks
 
 OTHERS = [name for name in installed() if name in ("NumPy", "PyTorch")]  # nothing to compile
-NO_OUT = ("statistics", *STEPS)
+NO_OUT = ("statistics", *STEPS, *MODULES)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -80,12 +80,14 @@ def test_floors_move_halves_two_by_two(dtype):
         np.testing.assert_array_equal(out.view(d.dtype), d.x.ravel("K"))
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", [*OPERATIONS, *MODULES])
 @pytest.mark.parametrize("dtype", ["float32", *HALVES])
 def test_every_library_computes_every_operation(operation, dtype):
     """Against float64, which `checked` sees to; into given outputs, too."""
     if missing(dtype):
         pytest.skip(f"{dtype} needs a package")
+    if operation in MODULES and "PyTorch" not in OTHERS:
+        pytest.skip("modules are PyTorch's")
     for case in CASES.values():
         if case.group == "small":
             for layout in case.layouts:
