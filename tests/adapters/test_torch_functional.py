@@ -19,6 +19,8 @@ from torch.nn import functional  # noqa: E402
 
 from fastbn.adapters.torch import batch_norm  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
@@ -208,6 +210,21 @@ def test_arithmetic_is_as_exact_as_fastbns():
     assert np.array_equal(batch_norm(x, None, None, training=True).numpy(), y)
     unit = compute_eps(np.dtype(np.float32))
     assert np.abs(y - reference.forward(x.numpy())).max() < 32 * unit
+
+
+@pytest.mark.parametrize("k", [1, 2, 1000])
+def test_threads_are_no_more_than_pytorchs(k, monkeypatch):
+    before, seen, real = fastbn.get_num_threads(), [], fastbn.forward
+
+    def watched(*args, **kwargs):
+        seen.append(fastbn.get_num_threads())
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(fastbn, "forward", watched)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: k)
+    batch_norm(normals((6, 3)), None, None, training=True)
+    assert seen == [min(k, before)]
+    assert fastbn.get_num_threads() == before
 
 
 # --- what PyTorch's tools see ---------------------------------------------------------------------

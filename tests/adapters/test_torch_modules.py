@@ -14,6 +14,8 @@ from torch import nn  # noqa: E402
 from fastbn.adapters import torch as adapter  # noqa: E402
 from fastbn.adapters.torch import _sync  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 SHAPES = [(8, 5), (6, 5, 7), (4, 5, 6, 3), (3, 5, 4, 2, 3)]
 DTYPES = [torch.float32, torch.float64]
 KINDS = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]

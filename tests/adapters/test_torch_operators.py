@@ -14,6 +14,8 @@ from fastbn.adapters import torch as adapter  # noqa: E402
 from fastbn.adapters.torch import _operators as ops  # noqa: E402
 from fastbn.adapters.torch._functional import fused  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 PLAIN, SHAPE = (None, None, 0.01), (4, 3, 5, 2)
 LEAKY = "leaky_relu"
 
