@@ -41,6 +41,17 @@ def keep_threads():
     fastbn.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def one_torch_thread():
+    """Small tensors in a third of the time: PyTorch's idle threads spin where others compute."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def small_cache():
     """A last-level cache of a few bytes: every store that may is a non-temporal one."""

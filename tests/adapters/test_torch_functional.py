@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 from agreement import HALVES, Oracle, compute_eps
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import fastbn
@@ -18,6 +18,8 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 
 from fastbn.adapters.torch import batch_norm
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
@@ -105,15 +107,18 @@ def strided(draw):
     strides = draw(
         st.lists(st.sampled_from([0, 1, 2, 3, 4, 6, 9, 12, 18, 27]), min_size=dim, max_size=dim)
     )
-    if draw(st.booleans()):  # in some order of the axes, some of them cropped
-        order, step = draw(st.permutations(range(dim))), 1
-        for axis in order:
-            strides[axis] = step
-            step *= shape[axis] + draw(st.integers(0, 1))
+    if draw(st.integers(0, 3)):  # dense or cropped, and any stride where there is one entry
+        last, step = (1, *range(dim - 1, 1, -1), 0), 1
+        crop = draw(st.booleans())
+        for axis in last if draw(st.booleans()) else draw(st.permutations(range(dim))):
+            if shape[axis] > 1 or draw(st.booleans()):
+                strides[axis] = step
+            step *= shape[axis] + (draw(st.integers(0, 1)) if crop else 0)
     reach = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     return normals(reach + 1).as_strided(shape, strides)
 
 
+@settings(max_examples=400)
 @given(strided(), st.booleans())
 def test_outputs_have_pytorchs_strides(x, training):
     assume(x.numel() > x.shape[1])
@@ -207,6 +212,21 @@ def test_arithmetic_is_as_exact_as_fastbns():
     assert np.abs(y - reference.forward(x.numpy())).max() < 32 * unit
 
 
+@pytest.mark.parametrize("k", [1, 2, 1000])
+def test_threads_are_no_more_than_pytorchs(k, monkeypatch):
+    before, seen, real = fastbn.get_num_threads(), [], fastbn.forward
+
+    def watched(*args, **kwargs):
+        seen.append(fastbn.get_num_threads())
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(fastbn, "forward", watched)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: k)
+    batch_norm(normals((6, 3)), None, None, training=True)
+    assert seen == [min(k, before)]
+    assert fastbn.get_num_threads() == before
+
+
 # --- what PyTorch's tools see ---------------------------------------------------------------------
 
 
@@ -281,6 +301,7 @@ def theirs(monkeypatch):
 
 LEFT = {
     "meta": lambda: [torch.empty(4, 3, device="meta"), *(t.to("meta") for t in vectors3())],
+    "meta, without vectors": lambda: [torch.empty(4, 3, device="meta"), None, None],
     "sparse": lambda: [normals((4, 3)).to_sparse(), *vectors3()],
     "quantised": lambda: [
         torch.quantize_per_tensor(normals((4, 3)), 0.1, 0, torch.quint8), *vectors3(),
@@ -298,6 +319,9 @@ LEFT = {
     "weight on meta": lambda: [normals((4, 3)), None, None, torch.ones(3, device="meta")],
     "weight of two axes": lambda: [normals((4, 3)), *vectors3()[:2], torch.ones(1, 3)],
     "weight of other bits": lambda: [normals((4, 3)), *vectors3()[:2], torch.ones(3).double()],
+    "vectors of other bits": lambda: [normals((4, 3)), *vectors(3, torch.float64)],
+    "vectors of 16 bits": lambda: [normals((4, 3)), *vectors(3, torch.float16)],
+    "vectors of other 16 bits": lambda: [normals((4, 3)).half(), *vectors(3, torch.bfloat16)],
     "vectors of two dtypes": lambda: [
         normals((4, 3)).half(), *vectors3()[:2], torch.ones(3).half(),
     ],

@@ -12,6 +12,9 @@ from tensors import LAYOUTS, assert_near, normals, outcome
 from torch import nn
 
 from fastbn.adapters import torch as adapter
+from fastbn.adapters.torch import _sync
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 SHAPES = [(8, 5), (6, 5, 7), (4, 5, 6, 3), (3, 5, 4, 2, 3)]
 DTYPES = [torch.float32, torch.float64]
@@ -327,6 +330,11 @@ def test_sync_batch_norm_alone_is_a_batch_norm(training, shape):
     assert torch.equal(alone(x), mine(x))  # evaluation is fastbn's, too
     theirs(x.double())
     assert_same_step(alone, theirs, x, dy)
+
+
+def test_evaluation_asks_no_other_process(monkeypatch):
+    monkeypatch.setattr(_sync, "group", lambda given: pytest.fail("asked for the others"))
+    adapter.SyncBatchNorm(5).eval()(normals((4, 5)))
 
 
 def test_pytorchs_own_conversion_takes_them():

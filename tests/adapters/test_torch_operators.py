@@ -14,6 +14,8 @@ from fastbn.adapters import torch as adapter
 from fastbn.adapters.torch import _operators as ops
 from fastbn.adapters.torch._functional import fused
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 PLAIN, SHAPE = (None, None, 0.01), (4, 3, 5, 2)
 LEAKY = "leaky_relu"
 

@@ -14,6 +14,8 @@ from torch import nn
 
 from fastbn.adapters import torch as adapter
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 NAMES = ["nn.functional.batch_norm", "native_batch_norm"]
 MODULES = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d"]

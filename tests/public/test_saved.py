@@ -64,6 +64,28 @@ def test_of_has_the_bits_of_forwards_own(shape, layout, dtype, fixed, epilogue):
     assert_same_gradients(dy, made, saved)
 
 
+@pytest.mark.parametrize("lie", LAYOUTS)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_of_a_residual_in_another_memory(layout, lie):
+    x, dy, weight, bias = problem((2, 3, 4, 6), np.float32)
+    options = {"residual": LAYOUTS[lie](normals(x.shape, np.float32, seed=9)), "activation": "relu"}
+    x = LAYOUTS[layout](x)
+    _, saved = fastbn.forward(x, weight, bias, **options)
+    made = fastbn.Saved.of(x, saved.stats, weight, bias, **options)
+    assert made.layout == saved.layout
+    assert_same_gradients(dy, made, saved)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_of_a_residual_of_more_bits(dtype):
+    x, dy, weight, bias = problem((2, 3, 4, 6), dtype)
+    options = {"residual": normals(x.shape, np.float32, seed=9), "activation": "relu"}
+    _, saved = fastbn.forward(x, weight, bias, **options)
+    made = fastbn.Saved.of(x, saved.stats, weight, bias, **options)
+    assert made.layout == saved.layout
+    assert_same_gradients(dy, made, saved)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("axis", [0, 1, -1, (1, 2)], ids=str)
 def test_of_any_axis_and_memory(axis, layout):

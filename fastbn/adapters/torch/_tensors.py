@@ -23,7 +23,7 @@ def channels_last(x: Tensor) -> bool:
         if strides[axis] < max(least, 1):
             return False
         least = strides[axis] * sizes[axis]
-    return strides[0] >= least > strides[1]
+    return strides[0] >= least
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
