@@ -281,8 +281,8 @@ def _fuse(copy: nn.Module, graph: fx.Graph, node: fx.Node, with_residual: bool) 
 
 def _obstacle(copy: nn.Module, graph: fx.Graph, chain: Chain) -> str:
     """Why a batch norm may not be computed where its chain ends, if so."""
-    module, end = _module(copy, chain.norm), chain.end
-    own = {id(buffer) for buffer in module.buffers()}
+    end, norm = chain.end, copy.get_submodule(str(chain.norm.target))
+    own = {id(buffer) for buffer in norm.buffers()}
     for node in graph.nodes:
         if node.op == "get_attr" and id(operator.attrgetter(node.target)(copy)) in own:
             return f"{node.name} is read besides"
