@@ -19,7 +19,6 @@ from torch.utils.checkpoint import checkpoint
 import fastbn.adapters.torch as fast
 from fastbn.adapters.torch import convert, revert
 
-loops = pytest.mark.filterwarnings("ignore:There is a performance drop")  # vmap of an operator
 # PyTorch's own, at its first derivative in forward mode.
 scripts = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 each_mode = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -368,7 +367,6 @@ TRANSFORMS = {
 }
 
 
-@loops
 @scripts
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 @each_mode

@@ -55,7 +55,8 @@ def convert(model: nn.Module, *, sync: bool = False, fuse: bool = False) -> nn.M
         If `model` is not a module.
     ValueError
         With `fuse`, if the model cannot be traced: its operations depend on values or on
-        ``self.training``, or modules that are traced through have hooks; or with `sync` besides.
+        ``self.training``, its constants are random, modules that are traced through have hooks, a
+        module is lazy yet, or the model has a ``train()`` of its own; or with `sync` besides.
 
     Examples
     --------
