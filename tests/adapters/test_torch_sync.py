@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+# ruff: noqa: E402 - what follows needs PyTorch
 torch = pytest.importorskip("torch")
 
 import process

@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import suppress
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -124,7 +125,7 @@ def collectives(rank):
         counts.append(group._get_sequence_number_for_group())
         frozen.append(bn.weight.grad.clone())
     called = named_collectives(bn, x.requires_grad_(), dy)
-    return [b - a for a, b in zip(counts, counts[1:], strict=False)], frozen, called
+    return [b - a for a, b in pairwise(counts)], frozen, called
 
 
 def named_collectives(bn, x, dy):
