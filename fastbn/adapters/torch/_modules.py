@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import _functional, _sync
 
@@ -86,7 +87,7 @@ class LazyBatchNorm3d(_Fast, nn.LazyBatchNorm3d):
     cls_to_become = BatchNorm3d
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
+class SyncBatchNorm(_BatchNorm):
     """`torch.nn.SyncBatchNorm`, on CPUs too: one batch norm over the batches of all processes.
 
     In training, where `torch.distributed` is initialised, the processes gather each other's
@@ -95,26 +96,48 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     together have no more. Gradients of weight and bias are those of the process's own batch: what
     averages gradients, such as `torch.nn.parallel.DistributedDataParallel`, averages these. All
     processes have to call it, and the backward pass, the same number of times: others raise an
-    error when the group's time-out is over. Tensors that are not on CPUs go to PyTorch's module.
+    error when the group's time-out is over, or the process that they wait for ends. Second
+    derivatives are refused. Tensors that are not on CPUs are computed as PyTorch's module does, of
+    which this is no subclass: `DistributedDataParallel` takes none of those on CPUs.
 
     Parameters
     ----------
-    num_features, eps, momentum, affine, track_running_stats, device, dtype
+    num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
         As those of `torch.nn.SyncBatchNorm`.
     process_group : ProcessGroup, optional
         Those that normalise together; by default all.
     """
 
+    process_group: Any
     _given = _Fast._given
+    _check_input_dim = nn.SyncBatchNorm._check_input_dim
+    _check_non_zero_input_channels = nn.SyncBatchNorm._check_non_zero_input_channels
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        process_group: Any = None,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        given = num_features, eps, momentum, affine, track_running_stats, device, dtype
+        super().__init__(*given, bias=bias)
+        self.process_group = process_group
 
     def forward(self, input: Tensor) -> Tensor:
         if not input.is_cpu:
-            return super().forward(input)
+            return nn.SyncBatchNorm.forward(self, input)
         self._check_input_dim(input)
         self._check_non_zero_input_channels(input)
         group = _sync.group(self.process_group) if self.training else None
-        mean, var, weight, bias, of_batch, momentum, eps, count = self._given()
+        given = self._given()
         if group is None:
-            given = mean, var, weight, bias, of_batch, momentum, eps, count
             return _functional.fused(input, *given)
+        mean, var, weight, bias, _, momentum, eps, count = given
         return _sync.batch_norm(input, mean, var, weight, bias, momentum, eps, count, group)

@@ -67,11 +67,22 @@ def _refusal(x, running_mean, running_var, weight, bias, eps) -> Exception:
 
 
 def _gathered(mine: fastbn.Stats, group: Any) -> list[fastbn.Stats]:
-    """The statistics of each process, in their order."""
-    message = tensor(mine.to_array())
-    messages = [torch.empty_like(message) for _ in range(distributed.get_world_size(group))]
+    """The statistics of each process, in their order.
+
+    Messages end with a 1, which shorter ones, of fewer channels, do not have in this place: Gloo
+    lets them pass. What gets a longer one, it ends.
+    """
+    message = tensor(np.append(mine.to_array(), 1.0))
+    messages = [torch.zeros_like(message) for _ in range(distributed.get_world_size(group))]
     distributed.all_gather(messages, message, group)
-    return [fastbn.Stats.from_array(array(message)) for message in messages]
+    arrays = [array(message) for message in messages]
+    fewer = [rank for rank, a in enumerate(arrays) if a[-1] != 1.0]
+    if fewer:
+        raise ValueError(
+            "input should have as many channels in all processes of the group, got "
+            f"{mine.mean.size} here and fewer in {fewer}"
+        )
+    return [fastbn.Stats.from_array(a[:-1]) for a in arrays]
 
 
 class _Synchronized(Function):
