@@ -169,7 +169,9 @@ def test_a_constant_channel_without_eps_is_not_a_number():
 def test_they_are_pytorchs(kind):
     arguments = () if "Lazy" in kind else (5,)
     mine, theirs = getattr(adapter, kind)(*arguments), getattr(nn, kind)(*arguments)
-    assert isinstance(mine, type(theirs))
+    # DistributedDataParallel refuses all of that class on CPUs.
+    base = nn.modules.batchnorm._BatchNorm if kind == "SyncBatchNorm" else type(theirs)
+    assert isinstance(mine, base)
     assert repr(mine) == repr(theirs)
     assert list(mine.state_dict()) == list(theirs.state_dict())
 
