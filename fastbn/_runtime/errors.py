@@ -36,7 +36,8 @@ def number(name: str, value, minimum: float = -math.inf) -> float:
     if type(value) is float and value >= minimum:
         return value
     try:
-        if isinstance(value, str | bytes) or np.ndim(value):
+        # np.ndim takes longer than all else
+        if type(value) is not int and (isinstance(value, str | bytes) or np.ndim(value)):
             raise TypeError
         result = float(value)
     except (TypeError, ValueError):

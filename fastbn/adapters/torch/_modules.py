@@ -12,6 +12,8 @@ class _Fast:
     """What a batch norm of PyTorch becomes: its `forward` alone is another."""
 
     _check_input_dim: Any
+    _parameters: dict[str, Tensor | None]
+    _buffers: dict[str, Tensor | None]
     training: bool
     track_running_stats: bool
     momentum: float | None
@@ -37,7 +39,12 @@ class _Fast:
 
     def _given(self) -> tuple[Any, ...]:
         """What a batch is normalised with: of `fused`, from the running statistics to the count."""
-        training, mean, var, count = self.training, self.running_mean, self.running_var, None
+        training, parameters, buffers, count = self.training, self._parameters, self._buffers, None
+        try:  # where they are, in a third of the time that attributes take
+            weight, bias = parameters["weight"], parameters["bias"]
+            mean, var = buffers["running_mean"], buffers["running_var"]
+        except KeyError:  # parametrized, or pruned
+            weight, bias, mean, var = self.weight, self.bias, self.running_mean, self.running_var
         of_batch = training or (mean is None and var is None)
         if training and self.track_running_stats:
             count = self.num_batches_tracked
@@ -45,7 +52,7 @@ class _Fast:
                 count.add_(1)
         elif training:
             mean = var = None
-        return mean, var, self.weight, self.bias, of_batch, self.momentum, self.eps, count
+        return mean, var, weight, bias, of_batch, self.momentum, self.eps, count
 
 
 class BatchNorm1d(_Fast, nn.BatchNorm1d):
