@@ -27,19 +27,19 @@ def operations(side):
     return {kind: share * milliseconds(side) for kind, share in side.shares.items()}
 
 
-def difference(sides, name, steps):
-    """The largest difference of a loss from PyTorch's, as a share of it, in so many steps."""
-    ours, theirs = (np.array(sides[k].losses[:steps]) for k in (name, EAGER))
+def difference(ours, theirs):
+    """The largest difference of losses, as a share of them, in the steps that both have."""
+    ours, theirs = (np.array(losses[: min(len(ours), len(theirs))]) for losses in (ours, theirs))
     return float(np.max(np.abs(ours - theirs) / theirs))
 
 
-def table(sides, exact):
+def table(sides):
     """One row per network; losses are those of float64."""
     steps = len(sides[EAGER].seconds)
     title = f"A ResNet on handwritten digits: milliseconds of a step, medians of {steps}"
     result = Table(title=title, box=SIMPLE_HEAD)
     result.add_column("network", no_wrap=True)
-    for heading in ("step", "ratio", *KINDS, "share", "losses off", "right"):
+    for heading in ("step", "ratio", *KINDS, "share", "losses off"):
         result.add_column(heading, justify="right")
     for name, side in sides.items():
         result.add_row(
@@ -48,8 +48,7 @@ def table(sides, exact):
             f"{ratio(sides, name):.2f}",
             *(f"{time:.1f}" for time in operations(side).values()),
             f"{sum(side.shares.values()):.0%}",
-            f"{difference(exact, name, steps):.0e}" if name != EAGER else "",
-            f"{side.accuracy:.1%}",
+            f"{difference(side.exact, sides[EAGER].exact):.0e}" if name != EAGER else "",
         )
     return result
 
@@ -85,13 +84,14 @@ def compared(value):
     return f"takes {value:.2f} of PyTorch's time"
 
 
-def sentences(sides, exact):
+def sentences(sides):
     """What the figures say, whichever way they come out."""
     times = {name: operations(side) for name, side in sides.items()}
     norm = times[CONVERTED][NORM] / times[EAGER][NORM]
     whole = sum(times[FUSED].values()) / sum(times[EAGER].values())
-    few, others = len(exact[EAGER].losses), (CONVERTED, FUSED)
-    double, single = (max(difference(k, name, few) for name in others) for k in (exact, sides))
+    few, others, eager = len(sides[EAGER].exact), (CONVERTED, FUSED), sides[EAGER]
+    double = max(difference(sides[name].exact, eager.exact) for name in others)
+    single = max(difference(sides[name].losses[:few], eager.losses) for name in others)
     apart = [np.subtract(sides[name].losses, sides[EAGER].losses) for name in others]
     return [
         f"A step of the converted network {compared(ratio(sides, CONVERTED))}; its batch norms, "
