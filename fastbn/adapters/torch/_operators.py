@@ -31,8 +31,6 @@ TWICE = (
     "second derivatives of a batch norm that is fused with an activation or a residual are not "
     "implemented: use the model that fastbn.adapters.torch.convert(model, fuse=True) was given"
 )
-
-
 THRICE = "third derivatives of a batch norm are not implemented: use PyTorch's"
 FORWARD = (
     "derivatives in forward mode of a batch norm's gradient are not implemented, unless its output "

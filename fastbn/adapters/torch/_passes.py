@@ -16,8 +16,6 @@ import fastbn
 from ._tensors import array, dense, tensor
 
 PLAIN = None, None, 0.0  # the epilogue that is none
-
-
 _AS_IT_IS = nullcontext()
 
 

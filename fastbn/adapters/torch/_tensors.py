@@ -13,7 +13,7 @@ _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 # is below 32 MB, and asks the system for all others, which clears their pages. A convolution of
 # 1 ms took 1.8 as long after a batch norm of fastbn's, whose outputs the C library does not see,
 # until it had freed one of 31 MB, which nobody touches (glibc, AMD EPYC, 2026-11).
-torch.empty(31 << 20, dtype=torch.uint8)
+torch.empty(31 << 20, dtype=torch.uint8, device="cpu")
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
