@@ -34,14 +34,15 @@ def direct(*given: Tensor | None) -> bool:
 
 
 class BatchNorm(torch.autograd.Function):
-    """Output of x, statistics, running statistics, weight, bias, eps and an epilogue.
+    """Output of x, weight, bias, a residual or None, and what has no gradient.
 
-    ``stats``: a mean and a variance, or None for those of the batch. ``running``: a mean and a
-    variance to move, the momentum and a count, or None.
+    That is: ``stats``, a mean and a variance, or None for those of the batch; ``running``, a mean
+    and a variance to move, the momentum and a count, or None; eps, activation and slope.
     """
 
     @staticmethod
-    def forward(ctx, x, stats, running, weight, bias, eps, residual, activation, negative_slope):
+    def forward(ctx, x, weight, bias, residual, constants):
+        stats, running, eps, activation, negative_slope = constants
         if stats is not None:
             stats = array(stats[0]), array(stats[1])
         epilogue = residual, activation, negative_slope
@@ -58,23 +59,26 @@ class BatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, weight, bias, residual = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        wanted = needs[0], *needs[3:5]
+        *needs, needs_residual, _ = ctx.needs_input_grad
         ops.refuse_tangents(dy)
         as_it_was = x.stride() == ctx.strides  # hooks of saved tensors may lay it out anew
         if as_it_was and direct(dy) and not torch.is_grad_enabled() and not _in_batches(dy):
             saved = ctx.saved.with_input(dense(x), array(residual))
-            grads = _passes.backward(dy, x, saved, weight, bias, wanted)
+            grads = _passes.backward(dy, x, saved, weight, bias, needs)
         else:
             stats, var = ctx.saved.stats, None
             stats = tensor(stats.to_array())
             if ctx.saved.fixed:
                 stats, var = stats[2:].reshape(4, -1)[[0, 2]]  # of a count of 1
-            given = dy, x, stats, var, weight, bias, ctx.eps, list(wanted), residual
+            given = dy, x, stats, var, weight, bias, ctx.eps, needs, residual
             grads = ops.differentiable_backward(*given, *ctx.epilogue)
         dx, dweight, dbias, dresidual = grads
-        if needs[6] and ctx.epilogue[0] is None:
+        if ctx.epilogue[0] is None:
             dresidual = dy
-        pairs = zip((dx, dweight, dbias, dresidual), (*wanted, needs[6]), strict=True)
-        dx, dweight, dbias, dresidual = (grad if need else None for grad, need in pairs)
-        return dx, None, None, dweight, dbias, None, dresidual, None, None
+        return (
+            dx if needs[0] else None,
+            dweight if needs[1] else None,
+            dbias if needs[2] else None,
+            dresidual if needs_residual else None,
+            None,
+        )

@@ -123,7 +123,8 @@ def fused(
         stats = running_mean, running_var
     elif running_mean is not None:
         running = running_mean, running_var, momentum, count
-    return BatchNorm.apply(x, stats, running, weight, bias, eps, *epilogue)
+    constants = stats, running, eps, activation, negative_slope
+    return BatchNorm.apply(x, weight, bias, residual, constants)
 
 
 def _dispatched(
