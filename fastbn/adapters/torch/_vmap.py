@@ -38,14 +38,12 @@ def _given(stats: Tensor, var: Tensor | None, dims, batch: int) -> tuple[Tensor,
     return _vector(stats, dims[0], batch), _vector(var, dims[1], batch)
 
 
-def _apart(batch: int, *folded: Tensor) -> tuple[list[Tensor], list[int | None]]:
+def _apart(batch: int, folded: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], tuple]:
     """Outputs of one call as those of the batch, and their axis of it; empty ones are nobody's."""
-    outputs, dims = [], []
-    for out in folded:
-        dim = None if out.shape == (0,) else int(out.dim() > 1)
-        outputs.append(out if dim is None else out.unflatten(dim, (batch, -1)))
-        dims.append(dim)
-    return outputs, dims
+    dims = tuple(None if out.shape == (0,) else int(out.dim() > 1) for out in folded)
+    pairs = zip(folded, dims, strict=True)
+    apart = (out if dim is None else out.unflatten(dim, (batch, -1)) for out, dim in pairs)
+    return tuple(apart), dims
 
 
 @register_vmap(ops.forward)
@@ -95,8 +93,7 @@ def _(info, dims, dy, x, stats, var, weight, bias, eps, needs, residual, activat
         activation,
         slope,
     )
-    outputs, out_dims = _apart(batch, *grads)
-    return tuple(outputs), tuple(out_dims)
+    return _apart(batch, grads)
 
 
 @register_vmap(ops.double_backward)
@@ -112,8 +109,7 @@ def _(info, dims, dy, x, stats, var, weight, eps, ddx, ddweight, ddbias):
         _vector(ddweight, dims[7], batch),
         _vector(ddbias, dims[8], batch),
     )
-    outputs, out_dims = _apart(batch, *seconds)
-    return tuple(outputs), tuple(out_dims)
+    return _apart(batch, seconds)
 
 
 @register_vmap(ops.update_running_stats)
