@@ -253,13 +253,15 @@ def _summed(x: np.ndarray, channel_axis, weights):
 def _sum_overflowed(x: np.ndarray, layout, weights, buffer: np.ndarray) -> None:
     """Sum channels that overflowed once more, of values divided by a power of two.
 
-    Those that hold NaN or infinity stay what they are.
+    Those that hold NaN or infinity stay what they are; most are told by their first values.
     """
     axes, shape = layout.axes, layout.channel_shape
     channels = np.moveaxis(x, axes, range(len(axes)))
     if weights is not None:
         weights = _options.spread(validate.array("weights", weights), layout).reshape(-1)
     found = np.flatnonzero(~np.isfinite(buffer[1]))
+    if weights is None:
+        found = _finite(channels, found, shape)
     step = max(1, _AGAIN // layout.n)
     with np.errstate(all="ignore"):
         for start in range(0, found.size, step):
@@ -270,6 +272,18 @@ def _sum_overflowed(x: np.ndarray, layout, weights, buffer: np.ndarray) -> None:
             some, again = some[fine], again[:, fine] * _doubled.HUGE
             buffer[0, some], buffer[1, some] = again[0], again[1] * _doubled.HUGE
             buffer[3, some] = again[3]
+
+
+def _finite(channels: np.ndarray, found: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Those of the channels `found` that hold neither NaN nor infinity."""
+    values = np.moveaxis(channels[..., None], len(shape), 0)  # the first axis of no channels
+    step = max(1, _AGAIN * len(values) // channels.size)
+    for start in range(0, len(values), step):
+        part = np.moveaxis(values[start : start + step], 0, -1)[np.unravel_index(found, shape)]
+        found = found[np.isfinite(part).reshape(found.size, -1).all(axis=1)]
+        if not found.size:
+            break
+    return found
 
 
 def of_channels(channels: int) -> np.ndarray:

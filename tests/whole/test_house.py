@@ -48,6 +48,7 @@ LADDER = [
     ["adapters.torch._fuse"],
     ["adapters.torch._convert"],
     ["adapters.torch"],
+    ["adapters.sklearn"],
     ["_verify", "_tune"],
     ["_cli"],
     ["__main__"],

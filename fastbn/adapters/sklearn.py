@@ -1,0 +1,380 @@
+"""scikit-learn's StandardScaler with statistics that keep every digit, and that merge.
+
+Means, variances and passes over data are fastbn's. What an estimator is, which input it takes and
+how a message reads is scikit-learn's.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+try:
+    from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+    from sklearn.utils import assert_all_finite, check_array, check_consistent_length
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError(
+        "fastbn.adapters.sklearn needs scikit-learn 1.6 or newer: pip install 'fastbn[sklearn]'"
+    ) from error
+
+import fastbn
+
+__all__ = ["StandardScaler"]
+
+_DTYPES = (np.float64, np.float32, np.float16)
+_VALUES = 1 << 20  # 8 MB, which are converted to float64 at once: few merges, and in the caches
+
+
+# What a scaler has seen is a table, float64 (6, C): each column's count, mean and sum of squared
+# deviations as `Stats.to_array` has them, high and low. Columns that have NaN have their own counts.
+
+
+def _table(stats: fastbn.Stats) -> np.ndarray:
+    """What statistics say of each column."""
+    a = stats.to_array()
+    values = a[2:].reshape(4, -1)
+    return np.concatenate([np.broadcast_to(a[:2, None], (2, values.shape[1])), values])
+
+
+def _stats_of(table: np.ndarray) -> fastbn.Stats:
+    """Statistics of columns that have one count."""
+    return fastbn.Stats.from_array(np.append(table[:2, 0], table[2:]))
+
+
+def _merged(table: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """The table of all rows: columns of equal counts are merged at once."""
+    counts, result = np.concatenate([table[:2], other[:2]]), np.empty_like(table)
+    remaining = np.ones(table.shape[1], bool)
+    while remaining.any():
+        first = counts[:, remaining.argmax(), None]
+        equal = remaining & (counts == first).all(axis=0)
+        result[:, equal] = _table(_stats_of(table[:, equal]) + _stats_of(other[:, equal]))
+        remaining &= ~equal
+    return result
+
+
+def _is_dask(X) -> bool:
+    """Whether X is a Dask array; nobody has one who has not imported Dask."""
+    dask = sys.modules.get("dask.array")
+    return dask is not None and isinstance(X, dask.Array)
+
+
+def _stats(X: np.ndarray, weights: np.ndarray | None) -> fastbn.Stats:
+    """Statistics of each column, to float64's digits for every dtype."""
+    if X.dtype == np.float64:
+        return fastbn.batch_stats(X, weights=weights)
+    return fastbn.population_stats(_wide_parts(X, weights))
+
+
+def _wide_parts(X: np.ndarray, weights: np.ndarray | None) -> Iterator:
+    """Some rows at a time as float64, in one piece of memory that stays in the caches."""
+    rows = max(1, _VALUES // X.shape[1])
+    buffer = np.empty_like(X[:rows], np.float64)
+    for start in range(0, len(X), rows):
+        part = slice(start, start + rows)
+        wide = buffer[: len(X[part])]
+        wide[...] = X[part]
+        yield wide if weights is None else (wide, weights[part])
+
+
+def _lazy_stats(X: Any, weights: Any) -> Any:
+    """The same of a Dask array, for `dask.compute`."""
+    from .dask import batch_stats
+
+    return batch_stats(X.astype(np.float64), weights=weights)
+
+
+def _seen(X: Any, weights: Any) -> np.ndarray:
+    """The table of an array of two axes; NaN is left out."""
+    if _is_dask(X):
+        from dask import compute  # of several, which reads what they share once
+
+        stats = _lazy_stats
+    else:
+        compute, stats = lambda *found: found, _stats
+    (whole,) = compute(stats(X, weights))
+    if not whole.count:
+        raise ValueError("sample_weight should contain a weight above 0, got zeros")
+    bad = np.flatnonzero(~np.isfinite(whole.mean)).tolist()
+    table = _table(whole)
+    for j, of_column in zip(
+        bad, compute(*(stats(*_there(X, j, weights)) for j in bad)), strict=True
+    ):
+        table[:, [j]] = _table(of_column)
+    infinite = [j for j in bad if not np.isfinite(table[2, j])]
+    if infinite:
+        raise ValueError(f"Input X contains infinity in columns {infinite}")
+    return table
+
+
+def _there(X: Any, j: int, weights: Any) -> tuple[Any, Any]:
+    """A column and its weights, which are 0 where it is NaN."""
+    column = X[:, j]
+    if not _is_dask(X):
+        column = np.ascontiguousarray(column)
+    there = ~np.isnan(column)
+    return column[:, None], there if weights is None else there * weights
+
+
+class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """scikit-learn's `sklearn.preprocessing.StandardScaler`, exact and fast, for dense data.
+
+    ``(X - mean_) / scale_``, column by column. Arguments, attributes and methods are those of
+    scikit-learn's; `merge` joins scalers that were fitted on parts of the data.
+
+    Parameters
+    ----------
+    copy : bool, default True
+        False lets `transform` and `inverse_transform` write into arrays of floats.
+    with_mean : bool, default True
+        Whether to subtract the mean.
+    with_std : bool, default True
+        Whether to divide by the standard deviation.
+
+    Attributes
+    ----------
+    mean_ : ndarray of shape (n_features,), or None
+        float64. None if neither the mean nor the deviation is asked for.
+    var_ : ndarray of shape (n_features,), or None
+        float64, the population variance. None without `with_std`.
+    scale_ : ndarray of shape (n_features,), or None
+        The root of `var_`; 1 where a column is constant to rounding, by scikit-learn's rule:
+        ``var <= n eps var + (n mean eps)^2``. None without `with_std`.
+    n_samples_seen_ : int, float, or ndarray of shape (n_features,)
+        Rows, or their total weight; an array where columns differ, because they have NaN.
+    n_features_in_, feature_names_in_
+        As of every estimator.
+
+    Notes
+    -----
+    NaN is left out when fitting, and stays in what is transformed. Infinity and sparse input are
+    errors. float32 and float16 are summed in float64, and transformed as what they are.
+
+    The variance of float64 columns is right to 1e-13 at means of 1e8 deviations, in one `fit` or in
+    10,000 calls of `partial_fit`: see `fastbn.Stats` (Chan, Golub & LeVeque 1983). `var_` of a
+    constant column is 0.
+
+    `fit`, `partial_fit` and `transform` take Dask arrays, too, whose chunks are read one by one;
+    `transform` and `inverse_transform` return such ones, lazily.
+
+    Examples
+    --------
+    Features from 0 to 1 beside features from 1 to 1000:
+
+    >>> import numpy as np
+    >>> from fastbn.adapters.sklearn import StandardScaler
+    >>> X = np.array([[0.0, 1.0], [0.5, 500.5], [1.0, 1000.0]])
+    >>> scaler = StandardScaler().fit(X)
+    >>> scaler.mean_
+    array([  0.5, 500.5])
+    >>> scaler.transform(X).round(3)
+    array([[-1.225, -1.225],
+           [ 0.   ,  0.   ],
+           [ 1.225,  1.225]])
+    >>> parts = [StandardScaler().fit(X[:2]), StandardScaler().fit(X[2:])]
+    >>> bool(np.all(parts[0].merge(parts[1]).var_ == scaler.var_))
+    True
+    """
+
+    def __init__(self, *, copy=True, with_mean=True, with_std=True):
+        self.copy = copy
+        self.with_mean = with_mean
+        self.with_std = with_std
+
+    def fit(self, X, y=None, sample_weight=None):
+        """Take means and variances of columns, and forget those of before.
+
+        Parameters
+        ----------
+        X : array_like or dask.array.Array of shape (n_samples, n_features)
+            Real numbers; NaN is left out.
+        y : None
+            Not used.
+        sample_weight : float or array_like of shape (n_samples,), optional
+            How often each row counts, at least 0; need not be whole.
+
+        Returns
+        -------
+        StandardScaler
+            Itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of the wrong kind, shape or range; what was fitted stays.
+        """
+        return self._fit(X, sample_weight, first=True)
+
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Take more rows into means and variances; arguments as of `fit`.
+
+        The result is that of one `fit` of all rows, whatever their parts and order.
+        """
+        return self._fit(X, sample_weight, first=not hasattr(self, "n_samples_seen_"))
+
+    def _fit(self, X, sample_weight, first: bool):
+        for name in ("copy", "with_mean", "with_std"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise ValueError(f"{name} should be True or False, got {getattr(self, name)!r}")
+        before = dict(self.__dict__)
+        try:
+            X = self._validated(X, reset=first)
+            weights = None if sample_weight is None else _checked_weights(sample_weight, X)
+            seen = _seen(X, weights)
+        except Exception:
+            self.__dict__.clear()
+            self.__dict__.update(before)  # the number of features and their names
+            raise
+        real = weights is not None
+        if not first:
+            seen, real = _merged(self._seen, seen), real or self.n_samples_seen_.dtype.kind == "f"
+        return self._keep(seen, real)
+
+    def _validated(self, X, reset: bool):
+        """What scikit-learn makes of an input; of a Dask array, what it thinks of its shape."""
+        given = {"dtype": _DTYPES, "ensure_all_finite": False, "reset": reset}
+        if not _is_dask(X):
+            return validate_data(self, X, **given)
+        validate_data(self, np.zeros((X.shape[0] != 0, *X.shape[1:]), X.dtype), **given)
+        return X
+
+    def _keep(self, seen: np.ndarray, real: bool):
+        """Set the attributes; counts are real numbers where there were weights."""
+        self._seen = seen
+        count, mean, m2 = seen[0], seen[2], seen[4]
+        self.n_samples_seen_ = count.copy() if np.ptp(count) else count[0]
+        if not real:
+            self.n_samples_seen_ = self.n_samples_seen_.astype(np.int64)
+        self.mean_ = self.var_ = self.scale_ = None
+        if self.with_mean or self.with_std:
+            self.mean_ = np.where(count > 0, mean, np.nan)
+        if self.with_std:
+            eps = np.finfo(np.float64).eps
+            with np.errstate(all="ignore"):
+                self.var_ = var = m2 / count
+                constant = var <= count * eps * var + (count * mean * eps) ** 2
+            self.scale_ = np.where(constant, 1.0, np.sqrt(var))
+        return self
+
+    def merge(self, *others):
+        """Join what other scalers have seen, as if this one had been fitted on all of the data.
+
+        Parameters
+        ----------
+        *others : StandardScaler
+            Fitted, on the same features. Their arguments may differ.
+
+        Returns
+        -------
+        StandardScaler
+            Itself; it need not have been fitted.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one is no such scaler, is not fitted, or has other features; nothing is changed.
+        """
+        fitted = [self] if hasattr(self, "n_samples_seen_") else []
+        for other in others:
+            if not isinstance(other, StandardScaler):
+                kind = f"{type(other).__module__}.{type(other).__name__}"
+                raise TypeError(f"others should be StandardScalers of fastbn, got {kind}")
+            check_is_fitted(other)
+            fitted.append(other)
+        if not fitted:
+            raise ValueError("others should contain a fitted scaler, got none")
+        features = [_features(scaler) for scaler in fitted]
+        for each in features[1:]:
+            if each != features[0]:
+                raise ValueError(
+                    f"others should all have the same features, got {features[0]} and {each}"
+                )
+        self.n_features_in_ = fitted[0].n_features_in_
+        if hasattr(fitted[0], "feature_names_in_"):
+            self.feature_names_in_ = fitted[0].feature_names_in_
+        seen = fitted[0]._seen
+        for other in fitted[1:]:
+            seen = _merged(seen, other._seen)
+        return self._keep(seen, any(each.n_samples_seen_.dtype.kind == "f" for each in fitted))
+
+    def transform(self, X, copy=None):
+        """Center and scale.
+
+        Parameters
+        ----------
+        X : array_like or dask.array.Array of shape (n_samples, n_features)
+            Real numbers, or NaN.
+        copy : bool, optional
+            In place of the argument of the scaler.
+
+        Returns
+        -------
+        ndarray or dask.array.Array of shape (n_samples, n_features)
+            Of X's dtype; float64 for integers. Of a Dask array a lazy one, with its chunks.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `X` is of the wrong kind or shape or contains infinity (of a Dask array the latter
+            is not looked for), or the scaler is not fitted; nothing is changed.
+        """
+        check_is_fitted(self)
+        mean = self.mean_ if self.with_mean else np.zeros(self.n_features_in_)
+        with np.errstate(all="ignore"):
+            weight = 1.0 / self.scale_ if self.with_std else None
+        return self._normalize(self._validated(X, reset=False), copy, mean, weight, None)
+
+    def inverse_transform(self, X, copy=None):
+        """Undo `transform`; arguments, result and errors as there."""
+        check_is_fitted(self)
+        weight = self.scale_ if self.with_std else None
+        bias = self.mean_ if self.with_mean else None
+        if not _is_dask(X):  # names are those of what was transformed, if there are any
+            X = check_array(X, dtype=_DTYPES, ensure_all_finite=False, input_name="X")
+        if X.ndim != 2 or X.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X should have shape (n_samples, {self.n_features_in_}), got {X.shape}"
+            )
+        return self._normalize(X, copy, np.zeros(self.n_features_in_), weight, bias)
+
+    def _normalize(self, X, copy, mean, weight, bias):
+        """(X - mean) * weight + bias."""
+        stats = mean, np.ones_like(mean)
+        if _is_dask(X):
+            from .dask import batch_norm
+
+            return batch_norm(X, weight, bias, eps=0.0, stats=stats)
+        if not np.isfinite(fastbn.batch_stats(X).mean).all():  # a pass on all cores
+            assert_all_finite(X, allow_nan=True, input_name="X")
+        copy = self.copy if copy is None else copy
+        out = None if copy or not X.flags.writeable else X
+        return fastbn.normalize(X, stats, weight, bias, eps=0.0, out=out)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _features(scaler: StandardScaler) -> list:
+    """The features that a scaler has seen: names where there are, else their number."""
+    names = getattr(scaler, "feature_names_in_", None)
+    return [scaler.n_features_in_] if names is None else names.tolist()
+
+
+def _checked_weights(sample_weight, X) -> Any:
+    """One weight a row, float64; of a Dask array as they come, for its adapter to check."""
+    if _is_dask(X):
+        return sample_weight
+    if np.isscalar(sample_weight):
+        sample_weight = np.full(len(X), sample_weight)
+    weights = check_array(
+        sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight"
+    )
+    if weights.ndim != 1:
+        raise ValueError(f"sample_weight should have one axis, got shape {weights.shape}")
+    check_consistent_length(X, weights)
+    return weights
