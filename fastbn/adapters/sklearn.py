@@ -28,7 +28,7 @@ _VALUES = 1 << 20  # 8 MB, which are converted to float64 at once: few merges, a
 
 
 # What a scaler has seen is a table, float64 (6, C): each column's count, mean and sum of squared
-# deviations as `Stats.to_array` has them, high and low. Columns that have NaN have their own counts.
+# deviations as `Stats.to_array` has them, high and low; columns with NaN have own counts.
 
 
 def _table(stats: fastbn.Stats) -> np.ndarray:

@@ -250,3 +250,28 @@ def test_statistics_of_float32_are_as_exact_as_the_docstring_says(shape, offset)
     many = exact.count >= 1000
     assert np.max(np.abs(mine.mean - exact.mean) / exact.std()) <= (5e-8 if many else 1e-7)
     assert np.max(np.abs(mine.var() / exact.var() - 1)) <= (5e-8 if many else 2.5e-7)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1, (0, 2), (2, 1)])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_overflow_beside_channels_that_are_not_finite(axis, place, monkeypatch):
+    monkeypatch.setattr(fastbn.stats, "_AGAIN", 8)  # few values at once
+    x = normals((4, 4, 6, 4))
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    channels = np.moveaxis(x, axes, range(len(axes)))  # a view
+    flat = [channels[i] for i in np.ndindex(channels.shape[: len(axes)])]
+    end = (0,) * flat[0].ndim if place == "first" else (-1,) * flat[0].ndim
+    flat[1][end], flat[2][end] = np.nan, np.inf
+    flat[0][...] = np.where(np.arange(flat[0].size).reshape(flat[0].shape) % 2, 1e300, -1e300)
+    found = fastbn.batch_stats(x, channel_axis=axis)
+    assert found.mean[0] == 0
+    assert np.isinf(found.m2[0])
+    assert not np.isfinite(found.mean[1:3]).any()
+    assert np.isnan(found.m2[1:3]).all()
+    fine = [values.mean() for values in flat[3:]]
+    np.testing.assert_allclose(found.mean[3:], fine, rtol=1e-12, atol=1e-15)
+
+
+def test_every_axis_one_of_channels():
+    found = fastbn.batch_stats(np.array([[np.nan, 1.0, 1e300]]), channel_axis=(0, 1))
+    np.testing.assert_array_equal(found.mean, [np.nan, 1.0, 1e300])
