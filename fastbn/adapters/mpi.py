@@ -25,7 +25,7 @@ except (ImportError, RuntimeError) as error:
 
 __all__ = ["SyncBatchNorm"]
 
-HEAD = 64  # bytes of a message before its values: whether the rank is well, and a few words
+HEAD = 192  # bytes of a message before its values: whether the rank is well, and a few words
 SETTINGS = 512  # the same of a constructor's message, which is words only
 AGREED = (
     *("num_features", "eps", "momentum", "affine", "track_running_stats"),
@@ -339,7 +339,7 @@ def _checked(comm):
 def _exchange(comm, work, room: int, head: int = HEAD) -> np.ndarray:
     """Send what ``work()`` gives on each rank to all, in one message: values, (ranks, ``room``).
 
-    It returns words, ``name=value, name=value``, on which all ranks that say them have to agree, and
+    It returns words, ``name=value, name=value``, on which ranks that say them have to agree, and
     so many values. What it raises on one rank is raised there, and all others raise who that was:
     so all ranks go on, or none does.
     """
