@@ -43,7 +43,7 @@ class DoubleNetwork(Network):
         super().__init__(SIZES, "ReLU", np.float32(0.1), False, np.random.default_rng(0))
         self.weights = [w.astype(np.float64) for w in self.weights]
         self.biases = [b.astype(np.float64) for b in self.biases]
-        # A part may be of one scan, which this convention accepts. Its momentum weighs the old value.
+        # This convention accepts a part of one scan. Its momentum weighs the old value.
         same = {"dtype": np.float64, "convention": "flax"}
         self.norms = [norm(n, momentum=0.9, **same) for n in SIZES[1:-1]]
 

@@ -66,7 +66,8 @@ class SyncBatchNorm(fastbn.BatchNorm):
     Raises
     ------
     TypeError, ValueError
-        If an argument is of the wrong kind or range, or a setting differs between ranks.
+        If an argument is of the wrong kind or range, or a setting differs between ranks. Of a wrong
+        `comm` no other rank hears.
     RuntimeError
         If another rank failed. The message names that rank and repeats its error.
 
@@ -75,7 +76,7 @@ class SyncBatchNorm(fastbn.BatchNorm):
     Each rank has to make the layer, to call the layer in training, and to call `backward`, in the
     same order as all others. Each of these is one message of all ranks to all (``Allgather``). The
     first training call of a layer without `num_features` has one more. Evaluation with running
-    statistics sends nothing. So a rank in evaluation leaves the others waiting in training, and so
+    statistics sends nothing, and without them as much as training. So a rank in evaluation leaves the others waiting in training, and so
     does a rank that ends with an error elsewhere: ``python -m mpi4py`` ends them all.
 
     Everything that can be wrong on one rank is checked before a message. The message says that its
@@ -208,6 +209,8 @@ class SyncBatchNorm(fastbn.BatchNorm):
         none, other = (a if a is None else a[..., None][..., :0] for a in (x, residual))
         dtype = layer(none, residual=other, update=update).dtype
         layer.comm, layer.channel_axis = self.comm, self.channel_axis
+        if self._agreed not in (None, layer.num_features):
+            raise ValueError(f"num_features should stay {self._agreed}, got {layer.num_features}")
         return Part(layer, x, residual, f"dtype={dtype}" if stats.count else "", stats.to_array())
 
     def backward(self, dy) -> np.ndarray:

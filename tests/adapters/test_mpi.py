@@ -42,12 +42,21 @@ def run(job, folder, limit=mpi_ranks.LIMIT):
 
 
 @pytest.fixture(scope="module")
-def right(mpirun, tmp_path_factory):
+def compiled():
+    """Kernels in the cache: else each rank compiles all of them, on the cores that they share."""
+    for name in mpi_ranks.SETTINGS:
+        batches = [mpi_ranks.whole(name, step) for step in range(2)]
+        mpi_ranks.two_steps(mpi_ranks.layer(SyncBatchNorm, name), batches)
+    mpi_ranks.splits(0)
+
+
+@pytest.fixture(scope="module")
+def right(mpirun, compiled, tmp_path_factory):
     return run("right", tmp_path_factory.mktemp("right"))
 
 
 @pytest.fixture(scope="module")
-def wrong(mpirun, tmp_path_factory):
+def wrong(mpirun, compiled, tmp_path_factory):
     return run("wrong", tmp_path_factory.mktemp("wrong"))
 
 
