@@ -76,8 +76,9 @@ class SyncBatchNorm(fastbn.BatchNorm):
     Each rank has to make the layer, to call the layer in training, and to call `backward`, in the
     same order as all others. Each of these is one message of all ranks to all (``Allgather``). The
     first training call of a layer without `num_features` has one more. Evaluation with running
-    statistics sends nothing, and without them as much as training. So a rank in evaluation leaves the others waiting in training, and so
-    does a rank that ends with an error elsewhere: ``python -m mpi4py`` ends them all.
+    statistics sends nothing. Evaluation without them sends as much as training. A rank that is in
+    evaluation leaves others waiting that train. So does a rank that ends with an error elsewhere:
+    ``python -m mpi4py script.py`` then ends them all.
 
     Everything that can be wrong on one rank is checked before a message. The message says that its
     rank is not well. Then all ranks raise an error, and no rank's layer is changed. Input that is
