@@ -27,7 +27,7 @@ def mpirun():
     if mpi_ranks.launcher() is None:
         pytest.skip("no mpirun or mpiexec")
     code = "from mpi4py import MPI; assert MPI.COMM_WORLD.size == 4"
-    ended, output = mpi_ranks.start(["-c", code], {}, 30)
+    ended, output = mpi_ranks.start(["-c", code], {}, 60)
     if ended != 0:
         pytest.skip(f"mpirun starts no four ranks of mpi4py's MPI: {output[-300:]}")
 
