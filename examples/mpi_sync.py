@@ -33,7 +33,7 @@ COMM = MPI.COMM_WORLD
 BATCH = 48
 SIZES = 64, 50, 50, 50, 50, 50, 10
 CUTS = [round(BATCH * (rank / COMM.size) ** 2) for rank in range(COMM.size + 1)]
-ONE, OWN, SYNC = "1 process", f"{COMM.size} ranks, BatchNorm", f"{COMM.size} ranks, SyncBatchNorm"
+ONE, OWN, SYNC = "1 process", "ranks, BatchNorm", "ranks, SyncBatchNorm"
 
 
 class DoubleNetwork(Network):
@@ -90,7 +90,7 @@ def run(steps):
 def table(found):
     """A row per way to train."""
     parts = ", ".join(str(b - a) for a, b in itertools.pairwise(CUTS))
-    made = Table(title=f"Batches of {BATCH} digits, in parts of {parts}", box=SIMPLE_HEAD)
+    made = Table(title=f"{BATCH} digits a batch, over {COMM.size} ranks: {parts}", box=SIMPLE_HEAD)
     made.add_column("training")
     for heading in ("last loss", "losses apart", "accuracy"):
         made.add_column(heading, justify="right")
