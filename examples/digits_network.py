@@ -35,14 +35,17 @@ def relu_gradient(a, da):
 ACTIVATIONS = {"sigmoid": (sigmoid, sigmoid_gradient), "ReLU": (relu, relu_gradient)}
 
 
-def softmax_loss(scores, labels):
-    """Mean cross-entropy of the softmax of the scores, and its gradient."""
-    rows = np.arange(len(labels))
+def softmax_loss(scores, labels, count=None):
+    """Mean cross-entropy of the softmax of the scores, and its gradient.
+
+    ``count``: samples of the whole batch, of which these are a part; then it is their share.
+    """
+    rows, count = np.arange(len(labels)), len(labels) if count is None else count
     p = np.exp(scores - scores.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
-    loss = -np.log(p[rows, labels] + 1e-12).mean()
+    loss = -np.log(p[rows, labels] + 1e-12).sum() / count
     p[rows, labels] -= 1
-    return loss, p / len(labels)
+    return loss, p / count
 
 
 class Network:
@@ -84,10 +87,13 @@ class Network:
             norm.eval().adapt(batches, **options)
             batches = [self.activation(norm(z)) for z in batches]
 
-    def gradients(self, x, labels, update=True):
-        """The loss of a batch, and its gradients: a list per layer, in the order of `step`."""
+    def gradients(self, x, labels, update=True, count=None):
+        """The loss of a batch, and its gradients: a list per layer, in the order of `step`.
+
+        ``count``: as of `softmax_loss`.
+        """
         scores = self._forward(x, training=True, update=update)
-        loss, dz = softmax_loss(scores, labels)
+        loss, dz = softmax_loss(scores, labels, count)
         gradients = []
         for i in reversed(range(len(self.weights))):
             of_norm = []

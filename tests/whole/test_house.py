@@ -38,7 +38,7 @@ LADDER = [
     ["layers", "cs231n"],
     ["fold"],
     ["__init__"],
-    ["adapters", "adapters.torch._tensors"],
+    ["adapters", "adapters.mpi", "adapters.torch._tensors"],
     ["adapters.torch._passes"],
     ["adapters.torch._operators"],
     ["adapters.torch._direct", "adapters.torch._vmap"],
