@@ -19,3 +19,16 @@ def test_table_has_a_row_for_each_cut():
     _, cells = merging.table((0,), ((2, 3), (3, 1)))
     assert list(cells.index) == ["0, 2 of 3", "0, 3 of 1"]
     assert len(cells.columns) == 2 * len(merging.WAYS)
+
+
+def test_workers_of_unequal_shares():
+    pytest.importorskip("pandas")
+    counts = merging.shares(200)
+    assert counts.min() == 0
+    assert counts.max() > 1000
+    _, cells = merging.tree_table((1e8,), workers=200)
+    (row,) = cells.to_numpy()
+    ulps, relative = np.split(row.astype(float), 2)
+    assert (ulps[:-1] <= 0.5).all()
+    assert (relative[:-1] < 1e-15).all()
+    assert relative[-1] > 1e-12  # Chan's formula as it is usually computed
