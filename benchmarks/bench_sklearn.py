@@ -6,7 +6,6 @@ asv's environments have no scikit-learn: run these in one that has, as those of 
 from functools import lru_cache
 from importlib.util import find_spec
 
-
 ROWS = 200_000
 TASKS = "fit", "fit and transform", "transform", "inverse_transform", "100 partial_fits"
 
