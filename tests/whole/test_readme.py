@@ -15,13 +15,21 @@ def blocks(language, page=README):
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-CODE = [(README, 10), (DOCS / "algebra.md", 10), (DOCS / "pytorch.md", 2)]  # at least so many names
+# page: (at least so many times fastbn's name, libraries without which it is skipped)
+CODE = {
+    README: (10, ()),
+    DOCS / "algebra.md": (10, ()),
+    DOCS / "pytorch.md": (2, ("torch",)),
+    DOCS / "scaler.md": (1, ("sklearn", "dask.array")),
+    DOCS / "distributed.md": (5, ("dask.array", "distributed", "xarray", "mpi4py")),
+}
 
 
-@pytest.mark.parametrize(("page", "least"), CODE, ids=[page.name for page, _ in CODE])
-def test_the_code_runs(page, least):
-    if page.name == "pytorch.md":
-        pytest.importorskip("torch")
+@pytest.mark.parametrize("page", CODE, ids=lambda page: page.name)
+def test_the_code_runs(page):
+    least, libraries = CODE[page]
+    for library in libraries:
+        pytest.importorskip(library)
     code = "\n".join(blocks("python", page))
     assert code.count("fastbn.") >= least
     assert run_python(code + "\nprint('done')") == "done\n"
