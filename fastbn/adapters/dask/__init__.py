@@ -1,0 +1,18 @@
+"""Batch norm of Dask arrays: statistics, outputs and gradients of arrays that no memory holds.
+
+Nothing is computed until Dask is asked to. Every chunk is a task, with one thread unless a number
+was set.
+"""
+
+try:
+    import dask as _dask  # noqa: F401
+    import dask.array as _array  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "fastbn.adapters.dask needs Dask: pip install 'fastbn[dask]'"
+    ) from error
+
+from ._functions import batch_norm, batch_norm_backward, batch_stats
+from ._population import population_stats
+
+__all__ = ["batch_norm", "batch_norm_backward", "batch_stats", "population_stats"]

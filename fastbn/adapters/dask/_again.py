@@ -1,0 +1,98 @@
+"""The same Dask array with keys of its own, so that Dask computes a chunk twice and holds none.
+
+A pass over statistics and a pass over outputs read one array. With equal keys, Dask would hold all
+chunks of the first pass for the second. `dask.graph_manipulation.clone` is made for that, but in
+Dask 2024.12 to 2026.8 it leaves references in layers of `Task` objects (`rechunk`, `concatenate`,
+slices) unchanged.
+"""
+
+from collections.abc import Hashable, Iterable
+
+import dask.array as da
+from dask._task_spec import Alias, Task, convert_legacy_graph
+from dask.base import clone_key
+from dask.blockwise import Blockwise
+from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
+
+_TASKS = Task, Alias, tuple, list, dict, str
+
+
+def again(x: da.Array, seed: Hashable, results: tuple[str, ...]) -> da.Array:
+    """An array that is equal to `x`, and computed apart from it.
+
+    What lies in memory is shared: NumPy arrays and persisted chunks. So are layers whose names
+    start with one of `results`, which are small and dear.
+    """
+    graph = x.dask
+    moved, shared = _split(graph, x.name, results)
+    if x.name not in moved:
+        return x
+    keys = {key for name in moved for key in graph.layers[name].get_output_keys()}
+    known = keys.union(*(graph.layers[name].get_output_keys() for name in shared))
+    names = {_name(key): "" for key in keys}
+    names = {name: clone_key(name, seed) for name in names} | {
+        name: clone_key(name, seed) for name in moved
+    }
+    layers, dependencies = {}, {}
+    for name in moved:
+        layers[names[name]] = _renamed(graph.layers[name], keys, known, names, seed)
+        dependencies[names[name]] = {names.get(n, n) for n in graph.dependencies[name]}
+    for name in _above(graph, shared):
+        layers[name], dependencies[name] = graph.layers[name], graph.dependencies[name]
+    made = HighLevelGraph(layers, dependencies)
+    return da.Array(made, names[x.name], x.chunks, meta=x._meta)
+
+
+def _split(graph: HighLevelGraph, name: str, results) -> tuple[list[str], list[str]]:
+    """The layers that are computed again, and those beneath them that are not."""
+    moved: dict[str, None] = {}
+    shared: dict[str, None] = {}
+    todo = [name]
+    while todo:
+        name = todo.pop()
+        if name in moved or name in shared:
+            continue
+        if name.startswith(results) or _is_data(graph.layers[name], graph.dependencies[name]):
+            shared[name] = None
+        else:
+            moved[name] = None
+            todo += sorted(graph.dependencies[name])
+    return list(moved), list(shared)
+
+
+def _is_data(layer: Layer, dependencies) -> bool:
+    """Whether a layer holds arrays, or futures of arrays, and no tasks."""
+    if dependencies or isinstance(layer, Blockwise):
+        return False
+    return not any(isinstance(value, _TASKS) for value in layer.values())
+
+
+def _above(graph: HighLevelGraph, names: Iterable[str]) -> set[str]:
+    """Layers and all that they need."""
+    found: set[str] = set()
+    todo = list(names)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += graph.dependencies[name]
+    return found
+
+
+def _name(key) -> str:
+    return key[0] if isinstance(key, tuple) else key
+
+
+def _renamed(layer: Layer, keys: set, known: set, names: dict[str, str], seed) -> Layer:
+    """A layer whose keys, and references to keys, have other names."""
+    if isinstance(layer, Blockwise):
+        return layer.clone(keys=keys, seed=seed)[0]
+
+    def new(key):
+        return (names[key[0]], *key[1:]) if isinstance(key, tuple) else names[key]
+
+    tasks = {}
+    for key, task in convert_legacy_graph(dict(layer), known).items():
+        references = {old: new(old) for old in task.dependencies if old in keys}
+        tasks[new(key)] = task.substitute(references, key=new(key))
+    return MaterializedLayer(tasks, annotations=layer.annotations)

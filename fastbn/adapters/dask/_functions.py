@@ -1,0 +1,174 @@
+"""Batch norm of one Dask array, forward and backward."""
+
+import math
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.delayed import Delayed, delayed
+
+import fastbn
+
+from . import _arguments as arguments
+from . import _tasks as tasks
+from ._again import again
+from ._arguments import Input
+
+SPLIT = 16  # chunks, or results of chunks, that one task merges
+_STATS, _SUMS = "fastbn-statistics", "fastbn-sums"
+_RESULTS = f"{_STATS}-aggregate", f"{_SUMS}-aggregate"  # Dask's names of what reductions give
+
+
+def batch_stats(x, channel_axis=1, weights=None) -> Delayed:
+    """Count, mean and sum of squared deviations of each channel of a Dask array."""
+    seen = arguments.see(x, channel_axis)
+    records = statistics(seen, arguments.weights(weights, seen))
+    return delayed(tasks.ordered, pure=True)(records, seen.order)
+
+
+def statistics(x: Input, weights: da.Array | None = None) -> da.Array:
+    """Statistics as records: by chunk, and then merged in a tree that chunks alone decide on."""
+    seed = f"{_STATS}-{x.array.name}"
+    operands = [again(x.array, seed, _RESULTS), tuple(range(x.array.ndim))]
+    if weights is not None:
+        rest = tuple(axis for axis in range(x.array.ndim) if axis not in x.axes)
+        operands += [again(weights, seed, _RESULTS), rest]
+    return _reduced(x, tasks.chunk_stats, tasks.merge_stats, tasks.STATS, _STATS, operands, {})
+
+
+def _reduced(x: Input, chunk, merge, dtype, name, operands, options) -> da.Array:
+    """One record a channel, of all chunks that have values of that channel."""
+    every = tuple(range(x.array.ndim))
+    rest = tuple(axis for axis in every if axis not in x.axes)
+    parts = da.blockwise(
+        chunk,
+        every,
+        *operands,
+        adjust_chunks=dict.fromkeys(rest, _one),
+        align_arrays=False,
+        token=f"{name}-chunk",
+        meta=np.empty((0,) * len(every), dtype),
+        dtype=dtype,
+        axes=x.sorted,
+        **options,
+    )
+    return da.reduction(
+        parts,
+        tasks.same,
+        merge,
+        axis=rest,
+        dtype=dtype,
+        split_every=SPLIT,
+        name=name,
+        concatenate=False,
+        meta=np.empty((0,) * len(x.axes), dtype),
+    )
+
+
+def _one(length: int) -> int:
+    """The length of what is left of an axis of a chunk."""
+    return 1
+
+
+def _operand(stats, x: Input) -> da.Array:
+    """Statistics as records in chunks that fit x's: of the batch, unless they are given."""
+    if stats is None:
+        x.check_many()
+        return statistics(x)
+    shape = x.channel_shape
+    if isinstance(stats, fastbn.Stats):
+        records = tasks.pack_ordered(stats, shape, x.inverse)
+        return da.from_array(records, chunks=x.chunks)
+    if isinstance(stats, tuple):
+        return da.map_blocks(
+            tasks.pack_pair,
+            *(arguments.per_channel(value, 0.0, x) for value in stats),
+            dtype=tasks.STATS,
+            meta=np.empty((0,) * len(shape), tasks.STATS),
+        )
+    records = delayed(tasks.pack_ordered, pure=True)(stats, shape, x.inverse)
+    lengths = tuple(map(sum, x.chunks))
+    return da.from_delayed(records, lengths, tasks.STATS).rechunk(x.chunks)
+
+
+def _checked(stats, x: Input):
+    """Statistics that are given, in what fastbn can be asked about."""
+    if isinstance(stats, tuple) and len(stats) == 2:
+        names = "stats mean", "stats var"
+        pair = tuple(map(arguments.vector, names, stats))
+        return pair, tuple(map(arguments.stand_in, pair))
+    if stats is None or isinstance(stats, Delayed):
+        return stats, fastbn.Stats.empty(math.prod(x.channel_shape))
+    return stats, stats
+
+
+def batch_norm(
+    x, weight=None, bias=None, *, eps: float = 1e-5, channel_axis=1, stats=None
+) -> Any:
+    """Normalise each channel of a Dask array."""
+    seen = arguments.see(x, channel_axis)
+    weight, bias = arguments.vector("weight", weight), arguments.vector("bias", bias)
+    stats, known = _checked(stats, seen)
+    empty = arguments.asked(fastbn.normalize, seen, known, weight, bias, eps=eps)
+    every, axes = tuple(range(seen.array.ndim)), seen.sorted
+    y = da.blockwise(
+        tasks.normalize,
+        every,
+        seen.array,
+        every,
+        *(_operand(stats, seen), axes),
+        *(arguments.per_channel(weight, 1.0, seen), axes),
+        *(arguments.per_channel(bias, 0.0, seen), axes),
+        align_arrays=False,
+        token="fastbn-normalize",
+        meta=np.empty((0,) * len(every), empty.dtype),
+        dtype=empty.dtype,
+        axes=axes,
+        eps=eps,
+    )
+    return seen.wrapped(y)
+
+
+def batch_norm_backward(
+    dy, x, weight=None, *, eps: float = 1e-5, channel_axis=1, stats=None
+) -> tuple[Any, da.Array, da.Array]:
+    """Gradients of `batch_norm` with respect to x, weight and bias."""
+    seen = arguments.see(x, channel_axis)
+    gradient = arguments.gradient(dy, seen)
+    weight = arguments.vector("weight", weight)
+    if isinstance(stats, tuple):
+        raise TypeError(
+            "stats should be those of x, a Stats or a Delayed of batch_stats, got (mean, var); of "
+            "fixed statistics, dx is batch_norm(dy, weight, stats=(0 * mean, var))"
+        )
+    stats, known = _checked(stats, seen)
+    saved = arguments.asked(fastbn.Saved.of, seen, known, weight, eps=eps)
+    empty = fastbn.backward(arguments.blank(gradient, seen.axes), saved)
+    every, axes = tuple(range(seen.array.ndim)), seen.sorted
+    records = _operand(stats, seen)
+
+    def read(name):  # dy may be computed of x, so that both have one seed
+        seed = f"{name}-{gradient.name}-{seen.array.name}"
+        return [again(a, seed, _RESULTS) for a in (gradient, seen.array)]
+
+    first, second = read(_SUMS)
+    operands = first, every, second, every, records, axes
+    options = {"eps": eps}
+    sums = _reduced(seen, tasks.chunk_sums, tasks.add_sums, tasks.SUMS, _SUMS, operands, options)
+    first, second = read("fastbn-input")
+    dx = da.blockwise(
+        tasks.backward_input,
+        every,
+        *(first, every, second, every, records, axes, sums, axes),
+        *(arguments.per_channel(weight, 1.0, seen), axes),
+        align_arrays=False,
+        token="fastbn-input",
+        meta=np.empty((0,) * len(every), empty.dx.dtype),
+        dtype=empty.dx.dtype,
+        axes=axes,
+        eps=eps,
+    )
+    dbias, dweight = (
+        sums[name].transpose(seen.order).astype(empty.dweight.dtype) for name in tasks.SUMS.names
+    )
+    return seen.wrapped(dx), dweight, dbias
