@@ -11,6 +11,8 @@ from dask.delayed import Delayed
 
 import fastbn
 
+from . import _tasks as tasks
+
 
 class Input(NamedTuple):
     """An array and its channels."""
@@ -40,6 +42,11 @@ class Input(NamedTuple):
         return tuple(self.array.shape[axis] for axis in self.axes)
 
     @property
+    def channels(self) -> int:
+        """How many there are."""
+        return math.prod(self.channel_shape)
+
+    @property
     def chunks(self) -> tuple[tuple[int, ...], ...]:
         """Chunks of what has one value a channel."""
         return tuple(self.array.chunks[axis] for axis in self.sorted)
@@ -67,8 +74,13 @@ def blank(array: da.Array, axes: tuple[int, ...]) -> np.ndarray:
     return np.empty([n if i in axes else 0 for i, n in enumerate(array.shape)], array.dtype)
 
 
+def is_array(value) -> bool:
+    """Whether `value` is an array that `collection` takes."""
+    return isinstance(value, da.Array | np.ndarray) or data_array(value)
+
+
 def data_array(value) -> Any:
-    """The type of an xarray.DataArray, if `value` is one; xarray is not imported for that."""
+    """Whether `value` is an xarray.DataArray; xarray is not imported for that."""
     xarray = sys.modules.get("xarray")
     return xarray is not None and isinstance(value, xarray.DataArray)
 
@@ -100,29 +112,21 @@ def see(value, channel_axis, name: str = "x", skip: int = 0) -> Input:
     """An array and the axes of its channels; `skip` axes in front are those of batches."""
     array = collection(name, value)
     like = value if data_array(value) else None
-    shape = array.shape[skip:]
     if like is not None:
-        channel_axis = _numbers(like.dims, channel_axis, skip)
-    nothing = (0,) * len(shape)
-    try:
-        fastbn.batch_stats(np.empty(nothing, array.dtype), channel_axis=channel_axis)
-    except (TypeError, ValueError) as error:  # AxisError is one
-        raise type(error)(str(error).replace(str(nothing), str(shape))) from None
-    given = channel_axis if isinstance(channel_axis, tuple) else (channel_axis,)
-    return Input(array, tuple(int(axis) % len(shape) + skip for axis in given), like)
+        channel_axis = _numbers(like.dims[skip:], channel_axis)
+    axes = tasks.axes_of(array.shape[skip:], array.dtype, channel_axis)
+    return Input(array, tuple(axis + skip for axis in axes), like)
 
 
-def _numbers(dims: tuple, channel_axis, skip: int):
+def _numbers(dims: tuple, channel_axis):
     """Axes of an xarray.DataArray by number, if they are given by name."""
     if isinstance(channel_axis, tuple):
-        return tuple(_numbers(dims, item, skip) for item in channel_axis)
+        return tuple(_numbers(dims, item) for item in channel_axis)
     if not isinstance(channel_axis, str):
         return channel_axis
-    if channel_axis not in dims[skip:]:
-        raise ValueError(
-            f"channel_axis should be one of the dimensions {dims[skip:]}, got {channel_axis!r}"
-        )
-    return dims.index(channel_axis) - skip
+    if channel_axis not in dims:
+        raise ValueError(f"channel_axis should be one of {dims}, got {channel_axis!r}")
+    return dims.index(channel_axis)
 
 
 def gradient(dy, x: Input) -> da.Array:
@@ -132,7 +136,7 @@ def gradient(dy, x: Input) -> da.Array:
     array = collection("dy", dy)
     if array.shape != x.array.shape:
         raise ValueError(f"dy should have shape {x.array.shape}, got {array.shape}")
-    stats = fastbn.Stats.empty(math.prod(x.channel_shape))
+    stats = fastbn.Stats.empty(x.channels)
     fastbn.backward_sums(blank(array, x.axes), x.empty, stats, channel_axis=x.axes)
     return array.rechunk(x.array.chunks)
 
@@ -148,19 +152,10 @@ def weights(value, x: Input) -> da.Array | None:
         value = value.transpose(*dims)
     if isinstance(value, list | tuple):
         value = np.asarray(value)
-    given = array = collection("weights", value)
-    if given.dtype.kind not in "fiub" and given.dtype.name != "bfloat16":
-        raise TypeError(f"weights should be an array of real numbers, got dtype {given.dtype}")
-    if given.ndim == x.array.ndim and all(given.shape[axis] == 1 for axis in x.axes):
-        array = given.squeeze(x.axes)
-    lengths = tuple(x.array.shape[axis] for axis in rest)
-    pairs = list(zip(array.shape, lengths, strict=False))
-    if array.ndim != len(rest) or any(a not in (1, b) for a, b in pairs):
-        beside = tuple(1 if i in x.axes else n for i, n in enumerate(x.array.shape))
-        raise ValueError(
-            f"weights should have shape {lengths} or {beside}, or one that broadcasts to it with "
-            f"as many axes, got {given.shape}"
-        )
+    array = collection("weights", value)
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
+        raise TypeError(f"weights should be an array of real numbers, got dtype {array.dtype}")
+    array = tasks.beside(array, x.array.shape, x.axes)
     chunks = {i: x.array.chunks[axis] for i, axis in enumerate(rest) if array.shape[i] != 1}
     return array.rechunk(chunks)
 

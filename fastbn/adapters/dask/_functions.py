@@ -1,6 +1,5 @@
 """Batch norm of one Dask array, forward and backward."""
 
-import math
 from typing import Any
 
 import dask.array as da
@@ -22,8 +21,12 @@ _RESULTS = f"{_STATS}-aggregate", f"{_SUMS}-aggregate"  # Dask's names of what r
 def batch_stats(x, channel_axis=1, weights=None) -> Delayed:
     """Count, mean and sum of squared deviations of each channel of a Dask array."""
     seen = arguments.see(x, channel_axis)
-    records = statistics(seen, arguments.weights(weights, seen))
-    return delayed(tasks.ordered, pure=True)(records, seen.order)
+    return of_input(seen, arguments.weights(weights, seen))
+
+
+def of_input(x: Input, weights: da.Array | None = None) -> Delayed:
+    """`batch_stats` of arguments that are checked."""
+    return delayed(tasks.ordered, pure=True)(statistics(x, weights), x.order)
 
 
 def statistics(x: Input, weights: da.Array | None = None) -> da.Array:
@@ -98,7 +101,7 @@ def _checked(stats, x: Input):
         pair = tuple(map(arguments.vector, names, stats))
         return pair, tuple(map(arguments.stand_in, pair))
     if stats is None or isinstance(stats, Delayed):
-        return stats, fastbn.Stats.empty(math.prod(x.channel_shape))
+        return stats, fastbn.Stats.empty(x.channels)
     return stats, stats
 
 
