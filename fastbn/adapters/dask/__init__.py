@@ -8,9 +8,7 @@ try:
     import dask as _dask  # noqa: F401
     import dask.array as _array  # noqa: F401
 except ImportError as error:
-    raise ImportError(
-        "fastbn.adapters.dask needs Dask: pip install 'fastbn[dask]'"
-    ) from error
+    raise ImportError("fastbn.adapters.dask needs Dask: pip install 'fastbn[dask]'") from error
 
 from ._functions import batch_norm, batch_norm_backward, batch_stats
 from ._population import population_stats

@@ -19,7 +19,46 @@ _RESULTS = f"{_STATS}-aggregate", f"{_SUMS}-aggregate"  # Dask's names of what r
 
 
 def batch_stats(x, channel_axis=1, weights=None) -> Delayed:
-    """Count, mean and sum of squared deviations of each channel of a Dask array."""
+    """Count, mean and sum of squared deviations of each channel, when Dask computes them.
+
+    Parameters
+    ----------
+    x : dask.array.Array, xarray.DataArray or ndarray
+        At least 2-D, real, in chunks along any axes. All sums are in float64.
+    channel_axis : int or tuple of int, default 1
+        Statistics run over all other axes. Of several axes, each combination is a channel. Of a
+        DataArray, also the names of dimensions.
+    weights : dask.array.Array, xarray.DataArray or ndarray, optional
+        How much each sample and position counts, at least 0: of x's shape without the axis of the
+        channels, or with 1 in its place; axes of length 1 are repeated. Where a weight is 0, `x`
+        may be NaN.
+
+    Returns
+    -------
+    Delayed
+        Computes to `fastbn.Stats`: empty ones of an empty array.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind or shape (``AxisError`` if `channel_axis` is out of
+        range), before any work. Negative weights are found when Dask computes.
+
+    Notes
+    -----
+    Statistics of chunks merge in a tree of fixed order (Chan, Golub & LeVeque 1983), so that equal
+    chunks give equal bits with any scheduler and number of workers.
+
+    `x` is read by keys of its own, see `batch_norm`.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from fastbn.adapters.dask import batch_stats
+    >>> x = da.arange(12.0, chunks=5).reshape(6, 2)
+    >>> batch_stats(x).compute().mean
+    array([5., 6.])
+    """
     seen = arguments.see(x, channel_axis)
     return of_input(seen, arguments.weights(weights, seen))
 
@@ -105,10 +144,58 @@ def _checked(stats, x: Input):
     return stats, stats
 
 
-def batch_norm(
-    x, weight=None, bias=None, *, eps: float = 1e-5, channel_axis=1, stats=None
-) -> Any:
-    """Normalise each channel of a Dask array."""
+def batch_norm(x, weight=None, bias=None, *, eps: float = 1e-5, channel_axis=1, stats=None) -> Any:
+    """Normalise each channel of a Dask array.
+
+    Parameters
+    ----------
+    x : dask.array.Array, xarray.DataArray or ndarray
+        At least 2-D, in chunks along any axes; see `fastbn.batch_norm` for dtypes.
+    weight, bias : array_like or dask.array.Array, shape (C,), optional
+        Scale and shift of each channel; without them 1 and 0.
+    eps : float, default 1e-5
+        Added to the variance.
+    channel_axis : int or tuple of int, default 1
+        Statistics run over all other axes. Of several axes, each combination is a channel: what has
+        a value a channel then has the shape of these axes, in their order, or is flat. Of a
+        DataArray, also the names of dimensions.
+    stats : Stats, Delayed or (mean, var), optional
+        Statistics to normalise with; a Delayed is one of `batch_stats` or `population_stats`.
+        Without them, those of `x`.
+
+    Returns
+    -------
+    dask.array.Array or xarray.DataArray
+        ``(x - mean) / sqrt(var + eps) * weight + bias``, with x's shape, chunks and dtype (float64
+        for integers). A DataArray has x's dimensions, coordinates, name and attributes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind, shape or range, or a channel has a single value and
+        there are no `stats`; before any work.
+
+    Notes
+    -----
+    Ioffe & Szegedy (2015), algorithm 1.
+
+    Statistics are complete when all chunks have been read. With one key for each chunk, Dask would
+    hold the whole array until then. So statistics read `x` by keys of their own, and Dask computes
+    `x` twice and holds a few chunks. Each time `x` has to be the same. Where `x` is dear and there
+    is room, ``x.persist()`` computes `x` once: what lies in memory is not computed again.
+
+    A task has one thread: Dask owns the parallelism. A number that `fastbn.set_num_threads` sets
+    goes first, in the process that it is called in.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from fastbn.adapters.dask import batch_norm
+    >>> x = da.random.default_rng(0).normal(3, 2, size=(1000, 4), chunks=(100, 4))
+    >>> y = batch_norm(x)
+    >>> y.dtype, y.chunks == x.chunks, abs(y.mean().compute()) < 1e-15
+    (dtype('float64'), True, np.True_)
+    """
     seen = arguments.see(x, channel_axis)
     weight, bias = arguments.vector("weight", weight), arguments.vector("bias", bias)
     stats, known = _checked(stats, seen)
@@ -135,7 +222,47 @@ def batch_norm(
 def batch_norm_backward(
     dy, x, weight=None, *, eps: float = 1e-5, channel_axis=1, stats=None
 ) -> tuple[Any, da.Array, da.Array]:
-    """Gradients of `batch_norm` with respect to x, weight and bias."""
+    """Gradients of `batch_norm` with respect to x, weight and bias.
+
+    Parameters
+    ----------
+    dy : dask.array.Array, xarray.DataArray or ndarray
+        Gradient with respect to the output: of x's shape, floating point, in any chunks.
+    x, weight, eps, channel_axis
+        As in `batch_norm`.
+    stats : Stats or Delayed, optional
+        Those of `x`, if they were computed before; they save a pass. The gradient goes through
+        them. Statistics of weighted data give another gradient.
+
+    Returns
+    -------
+    dx : dask.array.Array or xarray.DataArray
+        Of x's shape, chunks and dtype (float64 for integers).
+    dweight, dbias : dask.array.Array, shape (C,)
+        float32 for 16-bit and float32 data, else float64. Of several channel axes, of their shape.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind, shape or range, before any work. If `stats` are
+        (mean, var): of fixed statistics, dx is ``batch_norm(dy, weight, stats=(0 * mean, var))``.
+
+    Notes
+    -----
+    Ioffe & Szegedy (2015), section 3, in two phases: sums over all chunks, then dx of each.
+
+    Statistics, sums and dx read `x` by keys of their own, and the latter two so read `dy`: Dask
+    computes `x` three times and `dy` twice, and holds a few chunks; see `batch_norm`.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from fastbn.adapters.dask import batch_norm, batch_norm_backward
+    >>> x = da.random.default_rng(0).normal(3, 2, size=(1000, 4), chunks=(100, 4))
+    >>> dx, dweight, dbias = batch_norm_backward(batch_norm(x), x)  # of sum(y ** 2) / 2
+    >>> dweight.compute().round(2), abs(dx).max().compute() < 1e-4
+    (array([1000., 1000., 1000., 1000.]), np.True_)
+    """
     seen = arguments.see(x, channel_axis)
     gradient = arguments.gradient(dy, seen)
     weight = arguments.vector("weight", weight)
@@ -172,6 +299,6 @@ def batch_norm_backward(
         eps=eps,
     )
     dbias, dweight = (
-        sums[name].transpose(seen.order).astype(empty.dweight.dtype) for name in tasks.SUMS.names
+        sums[name].transpose(seen.order).astype(empty.dweight.dtype) for name in tasks.NAMES
     )
     return seen.wrapped(dx), dweight, dbias

@@ -12,10 +12,10 @@ import numpy as np
 
 import fastbn
 
-STATS = np.dtype(
-    [(name, np.float64) for name in ("count", "count_low", "mean", "mean_low", "m2", "m2_low")]
-)
-SUMS = np.dtype([(name, np.float64) for name in ("sum_dy", "sum_dy_xhat")])
+VALUES = "mean", "mean_low", "m2", "m2_low"
+STATS = np.dtype([(name, np.float64) for name in ("count", "count_low", *VALUES)])
+NAMES = "sum_dy", "sum_dy_xhat"
+SUMS = np.dtype([(name, np.float64) for name in NAMES])
 SLAB = 1 << 16  # values that are converted to float64 at once: 512 KB, which caches hold
 
 
@@ -24,7 +24,7 @@ def pack(stats: fastbn.Stats, shape: tuple[int, ...]) -> np.ndarray:
     digits = stats.to_array()
     records = np.empty(stats.mean.size, STATS)
     records["count"], records["count_low"] = digits[:2]
-    for name, row in zip(STATS.names[2:], digits[2:].reshape(4, -1), strict=True):
+    for name, row in zip(VALUES, digits[2:].reshape(4, -1), strict=True):
         records[name] = row
     return records.reshape(shape)
 
@@ -35,7 +35,7 @@ def unpack(records: np.ndarray) -> fastbn.Stats:
     if not flat.size:
         return fastbn.Stats.empty(0)
     counts = flat["count"][:1], flat["count_low"][:1]
-    return fastbn.Stats.from_array(np.concatenate([*counts, *(flat[n] for n in STATS.names[2:])]))
+    return fastbn.Stats.from_array(np.concatenate([*counts, *(flat[n] for n in VALUES)]))
 
 
 def pack_pair(mean: np.ndarray, var: np.ndarray) -> np.ndarray:
@@ -150,7 +150,7 @@ def add_sums(parts, axis: tuple[int, ...], keepdims: bool) -> np.ndarray:
     """Sums of several chunks, added in their order in the array: halves to halves."""
     found = list(_flat(parts))
     total = np.empty(_reduced(found[0].shape, axis, keepdims), SUMS)
-    for name in SUMS.names:
+    for name in NAMES:
         values = [part[name] for part in found]
         with np.errstate(all="ignore"):
             while len(values) > 1:
@@ -193,7 +193,7 @@ def chunk_sums(dy, x, records, *, axes, eps) -> np.ndarray:
 
 def backward_input(dy, x, records, found, weight, *, axes, eps) -> np.ndarray:
     """The input gradient of one chunk."""
-    sums = fastbn.GradSums(*(found[name].reshape(-1) for name in SUMS.names))
+    sums = fastbn.GradSums(*(found[name].reshape(-1) for name in NAMES))
     x = _dense(x)
     given = _dense(dy), x, unpack(records), sums, weight.reshape(-1)
     with fastbn.threads(1, default=True):
