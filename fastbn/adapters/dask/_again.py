@@ -1,24 +1,27 @@
 """The same Dask array with keys of its own, so that Dask computes a chunk twice and holds none.
 
 A pass over statistics and a pass over outputs read one array. With equal keys, Dask would hold all
-chunks of the first pass for the second. `dask.graph_manipulation.clone` is made for that, but in
-Dask 2024.12 to 2026.8 it leaves references in layers of `Task` objects (`rechunk`, `concatenate`,
-slices) unchanged.
+chunks of the first pass for the second; and without an order between them, begin the second one
+early. `dask.graph_manipulation.bind` is made for both, but in Dask 2024.12 to 2026.8 it leaves
+references in layers of `Task` objects (`rechunk`, `concatenate`, slices) unchanged.
 """
 
 from collections.abc import Hashable, Iterable
 
 import dask.array as da
-from dask._task_spec import Alias, Task, convert_legacy_graph
+from dask._task_spec import Alias, Task, TaskRef, convert_legacy_graph
 from dask.base import clone_key
 from dask.blockwise import Blockwise
+from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 _TASKS = Task, Alias, tuple, list, dict, str
 
 
-def again(x: da.Array, seed: Hashable, results: tuple[str, ...]) -> da.Array:
-    """An array that is equal to `x`, and computed apart from it.
+def again(
+    x: da.Array, seed: Hashable, results: tuple[str, ...], after: da.Array | None = None
+) -> da.Array:
+    """An array that is equal to `x`, and computed apart from it, and `after` another one.
 
     What lies in memory is shared: NumPy arrays and persisted chunks. So are layers whose names
     start with one of `results`, which are small and dear.
@@ -33,14 +36,35 @@ def again(x: da.Array, seed: Hashable, results: tuple[str, ...]) -> da.Array:
     names = {name: clone_key(name, seed) for name in names} | {
         name: clone_key(name, seed) for name in moved
     }
-    layers, dependencies = {}, {}
+    layers, dependencies = _barrier(after) if after is not None else ({}, {})
+    barrier = next(iter(layers), None)
     for name in moved:
-        layers[names[name]] = _renamed(graph.layers[name], keys, known, names, seed)
+        layer, bound = _renamed(graph.layers[name], keys, known, names, seed, barrier)
+        layers[names[name]] = layer
         dependencies[names[name]] = {names.get(n, n) for n in graph.dependencies[name]}
+        if bound:
+            dependencies[names[name]].add(barrier)
     for name in _above(graph, shared):
         layers[name], dependencies[name] = graph.layers[name], graph.dependencies[name]
     made = HighLevelGraph(layers, dependencies)
     return da.Array(made, names[x.name], x.chunks, meta=x._meta)
+
+
+def _barrier(after: da.Array) -> tuple[dict, dict]:
+    """Layers and dependencies that end in a task, of the first layer's name, behind an array."""
+    name = f"fastbn-after-{after.name}"
+    task = Task(name, _nothing, *(TaskRef(key) for key in flatten(after.__dask_keys__())))
+    layers = {name: MaterializedLayer({name: task})} | dict(after.dask.layers)
+    return layers, {name: {after.name}} | dict(after.dask.dependencies)
+
+
+def _nothing(*results) -> None:
+    """What a barrier gives."""
+
+
+def _first(value, barrier):
+    """A value that is computed behind a barrier."""
+    return value
 
 
 def _split(graph: HighLevelGraph, name: str, results) -> tuple[list[str], list[str]]:
@@ -83,16 +107,19 @@ def _name(key) -> str:
     return key[0] if isinstance(key, tuple) else key
 
 
-def _renamed(layer: Layer, keys: set, known: set, names: dict[str, str], seed) -> Layer:
-    """A layer whose keys, and references to keys, have other names."""
-    if isinstance(layer, Blockwise):
-        return layer.clone(keys=keys, seed=seed)[0]
+def _renamed(layer: Layer, keys: set, known: set, names: dict, seed, barrier):
+    """A layer whose keys, and references to keys, have other names; whether a barrier is one."""
+    if isinstance(layer, Blockwise) and keys.isdisjoint(layer.task.dependencies):
+        return layer.clone(keys=keys, seed=seed, bind_to=barrier)
 
     def new(key):
         return (names[key[0]], *key[1:]) if isinstance(key, tuple) else names[key]
 
-    tasks = {}
+    tasks, bound = {}, False
     for key, task in convert_legacy_graph(dict(layer), known).items():
         references = {old: new(old) for old in task.dependencies if old in keys}
-        tasks[new(key)] = task.substitute(references, key=new(key))
-    return MaterializedLayer(tasks, annotations=layer.annotations)
+        task = task.substitute(references, key=new(key))
+        if barrier is not None and not references and isinstance(task, Task):
+            task, bound = Task(new(key), _first, task, TaskRef(barrier)), True
+        tasks[new(key)] = task
+    return MaterializedLayer(tasks, annotations=layer.annotations), bound

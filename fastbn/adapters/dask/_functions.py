@@ -94,13 +94,14 @@ def _reduced(x: Input, chunk, merge, dtype, name, operands, options) -> da.Array
         axes=x.sorted,
         **options,
     )
+    several = sum(parts.numblocks[axis] > 1 for axis in rest)
     return da.reduction(
         parts,
         tasks.same,
         merge,
         axis=rest,
         dtype=dtype,
-        split_every=SPLIT,
+        split_every=dict.fromkeys(rest, max(2, round(SPLIT ** (1 / max(1, several))))),
         name=name,
         concatenate=False,
         meta=np.empty((0,) * len(x.axes), dtype),
@@ -201,12 +202,13 @@ def batch_norm(x, weight=None, bias=None, *, eps: float = 1e-5, channel_axis=1, 
     stats, known = _checked(stats, seen)
     empty = arguments.asked(fastbn.normalize, seen, known, weight, bias, eps=eps)
     every, axes = tuple(range(seen.array.ndim)), seen.sorted
+    records, source = _operand(stats, seen), seen.array
+    if stats is None:
+        source = again(source, f"fastbn-normalize-{source.name}", _RESULTS, records)
     y = da.blockwise(
         tasks.normalize,
         every,
-        seen.array,
-        every,
-        *(_operand(stats, seen), axes),
+        *(source, every, records, axes),
         *(arguments.per_channel(weight, 1.0, seen), axes),
         *(arguments.per_channel(bias, 0.0, seen), axes),
         align_arrays=False,
@@ -277,15 +279,15 @@ def batch_norm_backward(
     every, axes = tuple(range(seen.array.ndim)), seen.sorted
     records = _operand(stats, seen)
 
-    def read(name):  # dy may be computed of x, so that both have one seed
+    def read(name, after):  # dy may be computed of x, so that both have one seed
         seed = f"{name}-{gradient.name}-{seen.array.name}"
-        return [again(a, seed, _RESULTS) for a in (gradient, seen.array)]
+        return [again(a, seed, _RESULTS, after) for a in (gradient, seen.array)]
 
-    first, second = read(_SUMS)
+    first, second = read(_SUMS, records)
     operands = first, every, second, every, records, axes
     options = {"eps": eps}
     sums = _reduced(seen, tasks.chunk_sums, tasks.add_sums, tasks.SUMS, _SUMS, operands, options)
-    first, second = read("fastbn-input")
+    first, second = read("fastbn-input", sums)
     dx = da.blockwise(
         tasks.backward_input,
         every,
