@@ -10,11 +10,12 @@ from collections.abc import Hashable, Iterable
 
 import dask.array as da
 from dask._task_spec import Alias, Task, TaskRef, convert_legacy_graph
-from dask.base import clone_key
-from dask.blockwise import Blockwise
+from dask.base import tokenize
+from dask.blockwise import Blockwise, blockwise_token
 from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
+_AGAIN, _AFTER = "-again-", "fastbn-after-"
 _TASKS = Task, Alias, tuple, list, dict, str
 
 
@@ -32,16 +33,15 @@ def again(
         return x
     keys = {key for name in moved for key in graph.layers[name].get_output_keys()}
     known = keys.union(*(graph.layers[name].get_output_keys() for name in shared))
-    names = {_name(key): "" for key in keys}
-    names = {name: clone_key(name, seed) for name in names} | {
-        name: clone_key(name, seed) for name in moved
-    }
+    end = f"{_AGAIN}{tokenize(seed)}"
+    names = {name: _first_name(name) + end for name in {*map(_name, keys), *moved}}
     layers, dependencies = _barrier(after) if after is not None else ({}, {})
     barrier = next(iter(layers), None)
     for name in moved:
-        layer, bound = _renamed(graph.layers[name], keys, known, names, seed, barrier)
+        needs = set(graph.dependencies[name])
+        layer, bound = _renamed(graph.layers[name], needs, keys, known, names, barrier)
         layers[names[name]] = layer
-        dependencies[names[name]] = {names.get(n, n) for n in graph.dependencies[name]}
+        dependencies[names[name]] = {names.get(n, n) for n in needs}
         if bound:
             dependencies[names[name]].add(barrier)
     for name in _above(graph, shared):
@@ -52,7 +52,7 @@ def again(
 
 def _barrier(after: da.Array) -> tuple[dict, dict]:
     """Layers and dependencies that end in a task, of the first layer's name, behind an array."""
-    name = f"fastbn-after-{after.name}"
+    name = f"{_AFTER}{after.name}"
     task = Task(name, _nothing, *(TaskRef(key) for key in flatten(after.__dask_keys__())))
     layers = {name: MaterializedLayer({name: task})} | dict(after.dask.layers)
     return layers, {name: {after.name}} | dict(after.dask.dependencies)
@@ -76,7 +76,9 @@ def _split(graph: HighLevelGraph, name: str, results) -> tuple[list[str], list[s
         name = todo.pop()
         if name in moved or name in shared:
             continue
-        if name.startswith(results) or _is_data(graph.layers[name], graph.dependencies[name]):
+        if name.startswith((*results, _AFTER)) or _is_data(
+            graph.layers[name], graph.dependencies[name]
+        ):
             shared[name] = None
         else:
             moved[name] = None
@@ -107,10 +109,17 @@ def _name(key) -> str:
     return key[0] if isinstance(key, tuple) else key
 
 
-def _renamed(layer: Layer, keys: set, known: set, names: dict, seed, barrier):
+def _first_name(name: str) -> str:
+    """A name before it was changed: what is computed again of a copy and of `x` is one thing."""
+    return name.split(_AGAIN)[0]
+
+
+def _renamed(
+    layer: Layer, needs: set, keys: set, known: set, names: dict, barrier
+) -> tuple[Layer, bool]:
     """A layer whose keys, and references to keys, have other names; whether a barrier is one."""
-    if isinstance(layer, Blockwise) and keys.isdisjoint(layer.task.dependencies):
-        return layer.clone(keys=keys, seed=seed, bind_to=barrier)
+    if isinstance(layer, Blockwise) and needs <= {n for n, _ in layer.indices if type(n) is str}:
+        return _renamed_blockwise(layer, names, barrier)
 
     def new(key):
         return (names[key[0]], *key[1:]) if isinstance(key, tuple) else names[key]
@@ -123,3 +132,29 @@ def _renamed(layer: Layer, keys: set, known: set, names: dict, seed, barrier):
             task, bound = Task(new(key), _first, task, TaskRef(barrier)), True
         tasks[new(key)] = task
     return MaterializedLayer(tasks, annotations=layer.annotations), bound
+
+
+def _renamed_blockwise(layer: Blockwise, names: dict, barrier) -> tuple[Layer, bool]:
+    """`_renamed` without making tasks; as `Blockwise.clone` does, but for the names."""
+    of_names = [isinstance(name, str) and name in names for name, _ in layer.indices]
+    pairs = zip(layer.indices, of_names, strict=True)
+    indices = [(names[name] if ours else name, index) for (name, index), ours in pairs]
+    bound = barrier is not None and not any(of_names)
+    output = names[layer.output]
+    if bound:
+        task = Task(output, _first, layer.task, TaskRef(blockwise_token(len(indices))))
+        indices.append((TaskRef(barrier), None))
+    else:
+        task = layer.task.substitute({}, key=output)
+    return Blockwise(
+        output=output,
+        output_indices=layer.output_indices,
+        task=task,
+        indices=indices,
+        numblocks={names.get(name, name): n for name, n in layer.numblocks.items()},
+        concatenate=layer.concatenate,
+        new_axes=layer.new_axes,
+        output_blocks=layer.output_blocks,
+        annotations=layer.annotations,
+        io_deps=layer.io_deps,
+    ), bound
