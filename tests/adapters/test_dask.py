@@ -43,7 +43,7 @@ def client():
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, memory_limit="400MiB", dashboard_address=":0"
         ) as cluster,
-        distributed.Client(cluster) as client,
+        distributed.Client(cluster, set_as_default=False) as client,
     ):
         yield client
 
