@@ -52,3 +52,9 @@ def test_its_adapter_imports_neither_distributed_nor_xarray():
 def test_what_is_missing_is_said():
     words = run_python(WITHOUT).strip()
     assert words == "fastbn.adapters.dask needs Dask: pip install 'fastbn[dask]'"
+
+
+def test_query_planning_is_refused():
+    code = WITHOUT.replace('sys.modules["dask"] = None', "")
+    words = run_python(code, DASK_ARRAY__QUERY_PLANNING="True").strip()
+    assert words.endswith("array.query-planning to be off")
