@@ -22,7 +22,7 @@ from fastbn.adapters.dask import batch_norm, batch_norm_backward, batch_stats, p
 
 SHAPE = 6, 5, 4, 3
 CHUNKS = (6, 5, 4, 3), (2, 5, 3, 3), (4, 2, 4, 1), ((3, 0, 3), 5, (4, 0), 3)
-AXES = 1, -1, (2, 1), (0, 3)
+AXES = 1, -1, (2, 1), (3, 1, 2)
 RNG = np.random.default_rng(0)
 FEW = settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
 
@@ -205,6 +205,15 @@ def test_statistics_that_are_given():
         batch_norm(lazy_x, stats=batch_stats(lazy_x, 2)).compute()
 
 
+def test_every_digit_moves_between_tasks():
+    from fastbn.adapters.dask import _tasks
+
+    digits = np.random.default_rng(0).random(2 + 4 * 6)
+    stats = fastbn.Stats.from_array(digits)
+    again = _tasks.unpack(_tasks.pack(stats, (2, 3)))
+    assert equal(again.to_array(), digits)
+
+
 # --- accuracy -------------------------------------------------------------------------------------
 
 
@@ -298,17 +307,38 @@ def test_the_second_pass_begins_when_the_first_has_ended():
 
 
 def test_no_chunk_waits_for_a_pass_to_end(monkeypatch):
-    """While statistics merge, which takes long, no chunk of the second pass is made."""
-    order, real = [], fastbn.merge_stats
+    """While results of a pass merge, which takes long, no chunk of the next pass is made."""
+    order = []
+
+    def slow(function):
+        def merge(*args):
+            time.sleep(0.05)
+            result = function(*args)
+            order.append("merged")
+            return result
+
+        return merge
+
     x = lazy((40, 3), (2, 3), Counter()).map_blocks(lambda a: (order.append("x"), a)[1])
-    monkeypatch.setattr(fastbn, "merge_stats", lambda parts: (time.sleep(0.05), real(parts))[1])
-    y = batch_norm(x)
-    dx = batch_norm_backward(y, x)[0].map_blocks(lambda a: (order.append("dx"), a)[1])
-    order.clear()
-    with dask.config.set(scheduler="threads", num_workers=4):
-        dx.compute()
-    assert order.index("dx") > 40
-    assert order.count("x") == 60
+    x = da.concatenate([x[:20], x[20:]])  # Dask does not fuse these with tasks of their own
+    monkeypatch.setattr(fastbn, "merge_stats", slow(fastbn.merge_stats))
+    monkeypatch.setattr(fastbn, "GradSums", slow(fastbn.GradSums))  # made before each dx
+    for result, passes in ((batch_norm(x), 2), (batch_norm_backward(batch_norm(x), x)[0], 3)):
+        order.clear()
+        with dask.config.set(scheduler="threads", num_workers=4):
+            result.compute()
+        merges = [i for i, event in enumerate(order) if event == "merged"]
+        assert order[: merges[2]].count("x") == 20  # 20 chunks, 16 and 4 of them, and both
+        assert order.count("x") == 20 * passes
+
+
+def test_what_lies_in_memory_is_in_a_graph_once():
+    x = da.from_array(data((8, 3)), chunks=2)
+    held = (x + 1).persist()
+    for array in (x, held):
+        names = {key[0] for key in dict(batch_norm(array).dask) if isinstance(key, tuple)}
+        assert array.name in names
+        assert not [name for name in names if "-again-" in name]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 8])
