@@ -6,14 +6,12 @@ was set.
 
 try:
     import dask as _dask
-    import dask.array as _array  # noqa: F401
+
+    _planned = _dask.config.get("array.query-planning", None)  # off, unless asked for
+    if not _planned:
+        import dask.array as _array  # noqa: F401
 except ImportError as error:
     raise ImportError("fastbn.adapters.dask needs Dask: pip install 'fastbn[dask]'") from error
-
-if _dask.config.get("array.query-planning", None):  # off, unless asked for
-    raise ImportError(
-        "fastbn.adapters.dask needs Dask's configuration array.query-planning to be off"
-    )
 
 from ._functions import batch_norm, batch_norm_backward, batch_stats
 from ._population import population_stats
