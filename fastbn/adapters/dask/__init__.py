@@ -12,6 +12,10 @@ try:
         import dask.array as _array  # noqa: F401
 except ImportError as error:
     raise ImportError("fastbn.adapters.dask needs Dask: pip install 'fastbn[dask]'") from error
+if _planned:
+    raise ImportError(
+        "fastbn.adapters.dask needs Dask's configuration array.query-planning to be off"
+    )
 
 from ._functions import batch_norm, batch_norm_backward, batch_stats
 from ._population import population_stats
