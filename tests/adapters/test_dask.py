@@ -269,7 +269,31 @@ def test_a_pass_computes_x_anew_and_persisted_chunks_are_not_computed_again():
     assert not calls
 
 
+class Reader:
+    """What a library of files hands out: it has a shape and a dtype, and is indexed."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+        self.ndim = values.ndim
+
+    def __getitem__(self, index):
+        return self.values[index]
+
+
+def in_memory(rows=8):
+    return da.from_array(data((rows, 3)), chunks=(2, 3))
+
+
 SOURCES = {
+    "chunks in memory, sliced": lambda x: in_memory()[1:],
+    "chunks in memory, joined": lambda x: da.concatenate([in_memory(2), in_memory(4), x]),
+    "stacked": lambda x: da.stack([in_memory(), x, x + 1]).reshape(-1, 3),
+    "chosen": lambda x: da.where(x > 3, x, in_memory())[[0, 5, 2, 7, 7, 1]],
+    "reader": lambda x: da.from_array(Reader(data((8, 3))), chunks=(2, 3))[:7] * 2,
+    "reader, inline": lambda x: da.from_array(Reader(data((8, 3))), (2, 3), inline_array=True),
+    "partly persisted": lambda x: da.concatenate([x.persist(), x * 2])[::2],
+    "transposed": lambda x: x.reshape(8, 3).T.rechunk((2, 5)),
+    "rolled": lambda x: da.roll(x, 1, axis=0),
     "rechunk": lambda x: x.rechunk((3, 2)),
     "concatenate": lambda x: da.concatenate([x[:5], x[5:]]),
     "slice": lambda x: x[1:, ::-1],
@@ -295,10 +319,12 @@ def test_any_graph_may_make_x(source):
         np.testing.assert_allclose(mine, theirs, atol=1e-12)
 
 
-def test_the_second_pass_begins_when_the_first_has_ended():
+@pytest.mark.parametrize("given", [False, True])
+def test_the_second_pass_begins_when_the_first_has_ended(given):
     order = []
     x = lazy((40, 3), (2, 3), Counter()).map_blocks(lambda a: (order.append("x"), a)[1])
-    y = batch_norm(x).map_blocks(lambda a: (order.append("y"), a)[1])
+    stats = batch_stats(x) if given else None
+    y = batch_norm(x, stats=stats).map_blocks(lambda a: (order.append("y"), a)[1])
     order.clear()
     with dask.config.set(scheduler="threads", num_workers=4):
         y.compute()

@@ -127,7 +127,10 @@ def _renamed(
     tasks, bound = {}, False
     for key, task in convert_legacy_graph(dict(layer), known).items():
         references = {old: new(old) for old in task.dependencies if old in keys}
-        task = task.substitute(references, key=new(key))
+        if isinstance(task, Alias):  # `substitute` would keep its key, where it keeps its target
+            task = Alias(new(key), references.get(task.target, task.target))
+        else:
+            task = task.substitute(references, key=new(key))
         if barrier is not None and not references and isinstance(task, Task):
             task, bound = Task(new(key), _first, task, TaskRef(barrier)), True
         tasks[new(key)] = task

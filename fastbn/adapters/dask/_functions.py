@@ -203,7 +203,7 @@ def batch_norm(x, weight=None, bias=None, *, eps: float = 1e-5, channel_axis=1, 
     empty = arguments.asked(fastbn.normalize, seen, known, weight, bias, eps=eps)
     every, axes = tuple(range(seen.array.ndim)), seen.sorted
     records, source = _operand(stats, seen), seen.array
-    if stats is None:
+    if not isinstance(stats, fastbn.Stats | tuple):  # they may be those of x, yet to be computed
         source = again(source, f"fastbn-normalize-{source.name}", _RESULTS, records)
     y = da.blockwise(
         tasks.normalize,
