@@ -191,14 +191,14 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     Examples
     --------
-    Features from 0 to 1 beside features from 1 to 1000:
+    Features from 0 to 1 beside features from 1 to 100:
 
     >>> import numpy as np
     >>> from fastbn.adapters.sklearn import StandardScaler
-    >>> X = np.array([[0.0, 1.0], [0.5, 500.5], [1.0, 1000.0]])
+    >>> X = np.array([[0.0, 1.0], [0.5, 50.5], [1.0, 100.0]])
     >>> scaler = StandardScaler().fit(X)
     >>> scaler.mean_
-    array([  0.5, 500.5])
+    array([ 0.5, 50.5])
     >>> scaler.transform(X).round(3)
     array([[-1.225, -1.225],
            [ 0.   ,  0.   ],
