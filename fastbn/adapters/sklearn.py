@@ -267,7 +267,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         given = {"dtype": _DTYPES, "ensure_all_finite": False, "reset": reset}
         if not _is_dask(X):
             return validate_data(self, X, **given)
-        validate_data(self, np.zeros((X.shape[0] != 0, *X.shape[1:]), X.dtype), **given)
+        validate_data(self, np.zeros((int(X.shape[0] != 0), *X.shape[1:]), X.dtype), **given)
         return X
 
     def _keep(self, seen: np.ndarray, real: bool):

@@ -445,6 +445,18 @@ def test_frames(library):
     assert StandardScaler().merge(mine).feature_names_in_.tolist() == ["small", "large"]
 
 
+@pytest.mark.parametrize("rows", [3, np.nan])
+def test_the_shape_of_a_dask_array_is_looked_at(rows):
+    array = pytest.importorskip("dask.array")
+    x = array.from_array(ROWS)
+    x = x if rows == 3 else x[x[:, 0] >= 0]  # of so many rows as nobody knows yet
+    mine = StandardScaler()
+    assert mine._validated(x, reset=True) is x
+    assert mine.n_features_in_ == 2
+    with pytest.raises(ValueError, match="0 sample"):
+        mine._validated(array.from_array(ROWS[:0]), reset=True)
+
+
 def test_frames_with_missing_values():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": pandas.array([1.0, None, 3.0], dtype="Float64")})
