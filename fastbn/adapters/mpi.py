@@ -316,7 +316,9 @@ def _normalised(layer, x, residual, parts, update) -> tuple[np.ndarray, SyncBatc
             f"input size {x.shape} in this one"
         )
     given = {"eps": layer.eps, "channel_axis": layer.channel_axis}
-    more = {"activation": layer.activation, "negative_slope": layer.negative_slope}
+    more = {"activation": layer.activation}
+    if layer.activation is not None:  # else nobody has looked at the slope
+        more["negative_slope"] = layer.negative_slope
     of_x = x, stats, layer.weight, layer.bias
     y = fastbn.normalize(*of_x, **given, residual=residual, **more)
     saved = Shared.of(*of_x, **given, residual=residual, **more)

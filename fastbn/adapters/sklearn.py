@@ -21,10 +21,14 @@ except ImportError as error:
 
 import fastbn
 
+from .._doubled import merge, two_sum
+
 __all__ = ["StandardScaler"]
 
 _DTYPES = (np.float64, np.float32, np.float16)
 _VALUES = 1 << 20  # 8 MB, which are converted to float64 at once: few merges, and in the caches
+# Of fewer rows, columns that have NaN are read many at once, so many values as the caches hold.
+_FEW, _FEW_VALUES = 4096, 1 << 16
 
 
 # What a scaler has seen is a table, float64 (6, C): each column's count, mean and sum of squared
@@ -38,20 +42,19 @@ def _table(stats: fastbn.Stats) -> np.ndarray:
     return np.concatenate([np.broadcast_to(a[:2, None], (2, values.shape[1])), values])
 
 
-def _stats_of(table: np.ndarray) -> fastbn.Stats:
-    """Statistics of columns that have one count."""
-    return fastbn.Stats.from_array(np.append(table[:2, 0], table[2:]))
-
-
 def _merged(table: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The table of all rows: columns of equal counts are merged at once."""
-    counts, result = np.concatenate([table[:2], other[:2]]), np.empty_like(table)
-    remaining = np.ones(table.shape[1], bool)
-    while remaining.any():
-        first = counts[:, remaining.argmax(), None]
-        equal = remaining & (counts == first).all(axis=0)
-        result[:, equal] = _table(_stats_of(table[:, equal]) + _stats_of(other[:, equal]))
-        remaining &= ~equal
+    """The table of all rows; what has seen nothing changes nothing."""
+    both = (table[0] > 0) & (other[0] > 0)
+    if not both.all():
+        result = np.where(table[0] > 0, table, other)
+        result[:, both] = _merged(table[:, both], other[:, both])
+        return result
+    counts, result = np.stack([table[:2], other[:2]]), np.empty_like(table)
+    if (counts == counts[:, :, :1]).all():
+        counts = counts[:, :, :1]  # of all columns, which takes half the time
+    digits = [part[2:].reshape(2, 2, -1).swapaxes(0, 1) for part in (table, other)]
+    result[:2], values = merge(counts[0], digits[0], counts[1], digits[1])  # all high, all low
+    result[2:].reshape(2, 2, -1).swapaxes(0, 1)[...] = values
     return result
 
 
@@ -97,16 +100,43 @@ def _seen(X: Any, weights: Any) -> np.ndarray:
     (whole,) = compute(stats(X, weights))
     if not whole.count:
         raise ValueError("sample_weight should contain a weight above 0, got zeros")
-    bad = np.flatnonzero(~np.isfinite(whole.mean)).tolist()
+    bad = np.flatnonzero(~np.isfinite(whole.mean))
     table = _table(whole)
-    for j, of_column in zip(
-        bad, compute(*(stats(*_there(X, j, weights)) for j in bad)), strict=True
-    ):
+    if len(bad) and not _is_dask(X) and len(X) < _FEW:
+        _take_few(table, bad, X, weights)
+        bad = bad[~np.isfinite(table[2:, bad]).all(axis=0)]
+    columns = bad.tolist()
+    found = compute(*(stats(*_there(X, j, weights)) for j in columns))
+    for j, of_column in zip(columns, found, strict=True):
         table[:, [j]] = _table(of_column)
-    infinite = [j for j in bad if not np.isfinite(table[2, j])]
+    infinite = [j for j in columns if not np.isfinite(table[2, j])]
     if infinite:
         raise ValueError(f"Input X contains infinity in columns {infinite}")
     return table
+
+
+def _take_few(table: np.ndarray, columns: np.ndarray, X: np.ndarray, weights: Any) -> None:
+    """Write columns that have NaN into the table, many at once, by two passes."""
+    rows = slice(None) if weights is None else np.flatnonzero(weights)
+    step = max(1, _FEW_VALUES // len(X))
+    for some in np.split(columns, range(step, len(columns), step)):
+        x = np.ascontiguousarray(X[:, some][rows].T, np.float64)  # whose sums are pairwise
+        there = ~np.isnan(x)
+        w = there if weights is None else there * weights[rows]
+        low, high = np.fmin.reduce(x, axis=1), np.fmax.reduce(x, axis=1)
+        x[~there] = 0.0
+        with np.errstate(all="ignore"):
+            count = w.sum(axis=1, dtype=np.float64)
+            mean = np.clip((w * x).sum(axis=1) / count, low, high)  # a constant's is its value
+            x -= mean[:, None]
+            wx = w * x
+            rest = wx.sum(axis=1) / count
+            wx *= x
+            m2 = np.maximum(wx.sum(axis=1) - count * rest * rest, 0.0)
+            digits = np.stack([*two_sum(mean, rest), m2, np.zeros_like(m2)])
+        table[2:, some] = np.where(count > 0, digits, 0.0)
+        missing = ~there.all(axis=1)
+        table[0, some[missing]], table[1, some[missing]] = count[missing], 0.0
 
 
 def _there(X: Any, j: int, weights: Any) -> tuple[Any, Any]:
@@ -161,14 +191,14 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     Examples
     --------
-    Features from 0 to 1 beside features from 1 to 1000:
+    Features from 0 to 1 beside features from 1 to 100:
 
     >>> import numpy as np
     >>> from fastbn.adapters.sklearn import StandardScaler
-    >>> X = np.array([[0.0, 1.0], [0.5, 500.5], [1.0, 1000.0]])
+    >>> X = np.array([[0.0, 1.0], [0.5, 50.5], [1.0, 100.0]])
     >>> scaler = StandardScaler().fit(X)
     >>> scaler.mean_
-    array([  0.5, 500.5])
+    array([ 0.5, 50.5])
     >>> scaler.transform(X).round(3)
     array([[-1.225, -1.225],
            [ 0.   ,  0.   ],
@@ -237,7 +267,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         given = {"dtype": _DTYPES, "ensure_all_finite": False, "reset": reset}
         if not _is_dask(X):
             return validate_data(self, X, **given)
-        validate_data(self, np.zeros((X.shape[0] != 0, *X.shape[1:]), X.dtype), **given)
+        validate_data(self, np.zeros((int(X.shape[0] != 0), *X.shape[1:]), X.dtype), **given)
         return X
 
     def _keep(self, seen: np.ndarray, real: bool):
@@ -321,10 +351,11 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             is not looked for), or the scaler is not fitted; nothing is changed.
         """
         check_is_fitted(self)
-        mean = self.mean_ if self.with_mean else np.zeros(self.n_features_in_)
+        X = self._validated(X, reset=False)
+        mean = self.mean_ if self.with_mean else np.zeros(X.shape[1])
         with np.errstate(all="ignore"):
             weight = 1.0 / self.scale_ if self.with_std else None
-        return self._normalize(self._validated(X, reset=False), copy, mean, weight, None)
+        return self._normalize(X, copy, mean, weight, None)
 
     def inverse_transform(self, X, copy=None):
         """Undo `transform`; arguments, result and errors as there."""
@@ -333,11 +364,11 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         bias = self.mean_ if self.with_mean else None
         if not _is_dask(X):  # names are those of what was transformed, if there are any
             X = check_array(X, dtype=_DTYPES, ensure_all_finite=False, input_name="X")
-        if X.ndim != 2 or X.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X should have shape (n_samples, {self.n_features_in_}), got {X.shape}"
-            )
-        return self._normalize(X, copy, np.zeros(self.n_features_in_), weight, bias)
+        # Attributes set by hand do without the number of features.
+        features = getattr(self, "n_features_in_", X.shape[-1])
+        if X.ndim != 2 or X.shape[1] != features:
+            raise ValueError(f"X should have shape (n_samples, {features}), got {X.shape}")
+        return self._normalize(X, copy, np.zeros(features), weight, bias)
 
     def _normalize(self, X, copy, mean, weight, bias):
         """(X - mean) * weight + bias."""
@@ -346,7 +377,8 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             from .dask import batch_norm
 
             return batch_norm(X, weight, bias, eps=0.0, stats=stats)
-        if not np.isfinite(fastbn.batch_stats(X).mean).all():  # a pass on all cores
+        # Large arrays are looked at on all cores first.
+        if X.size < 4 * _VALUES or not np.isfinite(fastbn.batch_stats(X).mean).all():
             assert_all_finite(X, allow_nan=True, input_name="X")
         copy = self.copy if copy is None else copy
         out = None if copy or not X.flags.writeable else X

@@ -217,6 +217,11 @@ def test_ranks_may_know_the_number_of_channels_before_they_agree_on_it(right):
         np.testing.assert_allclose(mean, mpi_ranks.X.mean(axis=(0, 2)) + 1.5, rtol=1e-12)
 
 
+def test_a_setting_that_nothing_uses_may_be_wrong_on_a_rank(right):
+    for mean in right["unused"]:
+        np.testing.assert_allclose(mean, mpi_ranks.X.mean(axis=(0, 2)) + 1.5, rtol=1e-12)
+
+
 def test_the_last_of_two_calls_has_the_gradient_and_may_have_it_twice(right):
     assert max(right["twice"]) < 1e-9
 

@@ -24,6 +24,8 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
+import fastbn
+from fastbn.adapters import sklearn as adapter
 from fastbn.adapters.sklearn import StandardScaler
 
 ATTRIBUTES = ("mean_", "var_", "scale_", "n_samples_seen_")
@@ -319,6 +321,38 @@ def test_a_column_of_nan_is_learned_later():
     np.testing.assert_allclose(mine.mean_, x.mean(0), rtol=1e-14)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_many_columns_with_nan_are_read_at_once(offset, weighted, monkeypatch):
+    x = with_nan(normals((40, 5000), offset=offset), 0.5)
+    x[:, :100] = np.where(np.isnan(x[:, :100]), np.nan, 0.1)
+    x[:, 100] = np.nan
+    w = np.random.default_rng(5).integers(0, 4, 40) if weighted else np.ones(40, int)
+    calls, whole = [], fastbn.batch_stats
+    monkeypatch.setattr(fastbn, "batch_stats", lambda *a, **k: calls.append(a) or whole(*a, **k))
+    mine = StandardScaler().fit(x, sample_weight=w if weighted else None)
+    assert len(calls) < 5
+    assert mine.var_[:100].tolist() == [0] * 100
+    for j in (0, *range(100, 5000, 100)):
+        there = ~np.isnan(x[:, j])
+        assert mine.n_samples_seen_[j] == w[there].sum()
+        if w[there].any():
+            mean, var = exact(np.repeat(x[there, j], w[there])[:, None])
+            np.testing.assert_allclose(mine.mean_[j], mean[0], rtol=1e-14, atol=1e-15)
+            np.testing.assert_allclose(mine.var_[j], var[0], rtol=1e-14, atol=0)
+    twice = StandardScaler().partial_fit(x, sample_weight=w).partial_fit(x, sample_weight=w)
+    np.testing.assert_allclose(twice.var_, mine.var_, rtol=1e-14)
+
+
+def test_merging_columns_of_many_counts_is_one_merge(monkeypatch):
+    parts = [StandardScaler().fit(with_nan(normals((99, 300)), 0.5, seed=i)) for i in range(2)]
+    assert len(np.unique(parts[0].n_samples_seen_)) > 20
+    calls, one = [], adapter.merge
+    monkeypatch.setattr(adapter, "merge", lambda *a: calls.append(a) or one(*a))
+    parts[0].merge(parts[1])
+    assert len(calls) == 1
+
+
 def test_merge_is_in_place_and_leaves_others():
     x = normals((30, 3))
     a, b, c = (StandardScaler().fit(part) for part in np.split(x, 3))
@@ -411,6 +445,18 @@ def test_frames(library):
     assert StandardScaler().merge(mine).feature_names_in_.tolist() == ["small", "large"]
 
 
+@pytest.mark.parametrize("rows", [3, np.nan])
+def test_the_shape_of_a_dask_array_is_looked_at(rows):
+    array = pytest.importorskip("dask.array")
+    x = array.from_array(ROWS)
+    x = x if rows == 3 else x[x[:, 0] >= 0]  # of so many rows as nobody knows yet
+    mine = StandardScaler()
+    assert mine._validated(x, reset=True) is x
+    assert mine.n_features_in_ == 2
+    with pytest.raises(ValueError, match="0 sample"):
+        mine._validated(array.from_array(ROWS[:0]), reset=True)
+
+
 def test_frames_with_missing_values():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": pandas.array([1.0, None, 3.0], dtype="Float64")})
@@ -492,6 +538,18 @@ def test_bad_weights(method, weights, words):
 def test_bad_arguments(name):
     with pytest.raises(ValueError, match=f"{name} should be True or False, got 'yes'"):
         StandardScaler(**{name: "yes"}).fit(ROWS)
+
+
+@pytest.mark.parametrize("with_mean", [True, False])
+@pytest.mark.parametrize("with_std", [True, False])
+def test_attributes_set_by_hand_transform(with_mean, with_std):
+    mine, other = StandardScaler(), preprocessing.StandardScaler()
+    for scaler in (mine, other):
+        scaler.set_params(with_mean=with_mean, with_std=with_std)
+        scaler.mean_, scaler.scale_ = np.array([1.0, 2.0]), np.array([2.0, 3.0])
+    for method in ("transform", "inverse_transform"):
+        expected = getattr(other, method)(ROWS)
+        np.testing.assert_allclose(getattr(mine, method)(ROWS), expected, rtol=1e-14)
 
 
 def test_not_fitted():

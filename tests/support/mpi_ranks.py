@@ -223,6 +223,15 @@ def known(rank):
     return bn.running_mean
 
 
+def unused(rank):
+    """Of a layer whose slope, which nothing uses, is wrong on one rank: its mean."""
+    bn = SyncBatchNorm(3, dtype=DOUBLE, momentum=1.0)
+    if rank == SICK:
+        bn.negative_slope = -1.0
+    bn(X + rank)
+    return bn.running_mean
+
+
 def twice(rank):
     """Used twice, and then asked for the gradient twice: how far that is from one process."""
     found = []
@@ -520,7 +529,7 @@ def hung(rank):
 
 
 JOBS = {
-    "right": [settings, unsynchronised, messages, few, communicators, known, twice, splits],
+    "right": [settings, unsynchronised, messages, few, communicators, known, unused, twice, splits],
     "wrong": [sick_forward, sick_backward, sick_lazy, sick_made, wrong_together],
     "hung": [hung],
 }
