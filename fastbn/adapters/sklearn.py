@@ -21,14 +21,12 @@ except ImportError as error:
 
 import fastbn
 
-from .._doubled import merge, two_sum
-
 __all__ = ["StandardScaler"]
 
+_EPS = np.finfo(np.float64).eps
 _DTYPES = (np.float64, np.float32, np.float16)
 _VALUES = 1 << 20  # 8 MB, which are converted to float64 at once: few merges, and in the caches
-# Of fewer rows, columns that have NaN are read many at once, so many values as the caches hold.
-_FEW, _FEW_VALUES = 4096, 1 << 16
+_COPIED = 1 << 23  # values, 64 MB, of columns that have NaN and are copied at once
 
 
 # What a scaler has seen is a table, float64 (6, C): each column's count, mean and sum of squared
@@ -42,19 +40,20 @@ def _table(stats: fastbn.Stats) -> np.ndarray:
     return np.concatenate([np.broadcast_to(a[:2, None], (2, values.shape[1])), values])
 
 
+def _stats_of(table: np.ndarray) -> fastbn.Stats:
+    """Statistics of columns that have one count."""
+    return fastbn.Stats.from_array(np.append(table[:2, 0], table[2:]))
+
+
 def _merged(table: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The table of all rows; what has seen nothing changes nothing."""
-    both = (table[0] > 0) & (other[0] > 0)
-    if not both.all():
-        result = np.where(table[0] > 0, table, other)
-        result[:, both] = _merged(table[:, both], other[:, both])
-        return result
-    counts, result = np.stack([table[:2], other[:2]]), np.empty_like(table)
-    if (counts == counts[:, :, :1]).all():
-        counts = counts[:, :, :1]  # of all columns, which takes half the time
-    digits = [part[2:].reshape(2, 2, -1).swapaxes(0, 1) for part in (table, other)]
-    result[:2], values = merge(counts[0], digits[0], counts[1], digits[1])  # all high, all low
-    result[2:].reshape(2, 2, -1).swapaxes(0, 1)[...] = values
+    """The table of all rows: columns of equal counts are merged at once."""
+    counts, result = np.concatenate([table[:2], other[:2]]), np.empty_like(table)
+    remaining = np.ones(table.shape[1], bool)
+    while remaining.any():
+        first = counts[:, remaining.argmax(), None]
+        equal = remaining & (counts == first).all(axis=0)
+        result[:, equal] = _table(_stats_of(table[:, equal]) + _stats_of(other[:, equal]))
+        remaining &= ~equal
     return result
 
 
@@ -82,70 +81,67 @@ def _wide_parts(X: np.ndarray, weights: np.ndarray | None) -> Iterator:
         yield wide if weights is None else (wide, weights[part])
 
 
-def _lazy_stats(X: Any, weights: Any) -> Any:
-    """The same of a Dask array, for `dask.compute`."""
-    from .dask import batch_stats
-
-    return batch_stats(X.astype(np.float64), weights=weights)
-
-
 def _seen(X: Any, weights: Any) -> np.ndarray:
     """The table of an array of two axes; NaN is left out."""
-    if _is_dask(X):
-        from dask import compute  # of several, which reads what they share once
-
-        stats = _lazy_stats
-    else:
-        compute, stats = lambda *found: found, _stats
-    (whole,) = compute(stats(X, weights))
+    whole = _stats_of_dask([(X, weights)])[0] if _is_dask(X) else _stats(X, weights)
     if not whole.count:
         raise ValueError("sample_weight should contain a weight above 0, got zeros")
-    bad = np.flatnonzero(~np.isfinite(whole.mean))
     table = _table(whole)
-    if len(bad) and not _is_dask(X) and len(X) < _FEW:
-        _take_few(table, bad, X, weights)
-        bad = bad[~np.isfinite(table[2:, bad]).all(axis=0)]
-    columns = bad.tolist()
-    found = compute(*(stats(*_there(X, j, weights)) for j in columns))
-    for j, of_column in zip(columns, found, strict=True):
-        table[:, [j]] = _table(of_column)
-    infinite = [j for j in columns if not np.isfinite(table[2, j])]
-    if infinite:
-        raise ValueError(f"Input X contains infinity in columns {infinite}")
+    bad = np.flatnonzero(~np.isfinite(whole.mean))
+    if _is_dask(X):
+        pairs = [(X[:, j : j + 1], ~np.isnan(X[:, j])) for j in bad]
+        if weights is not None:
+            pairs = [(column, there * weights) for column, there in pairs]
+        for j, stats in zip(bad, _stats_of_dask(pairs), strict=True):
+            table[:, [j]] = _table(stats)
+    else:
+        step = max(1, _COPIED // len(X))
+        for some in np.split(bad, range(step, len(bad), step)):
+            table[:, some] = _without_nan(X[:, some].astype(np.float64), weights)
+    infinite = bad[~np.isfinite(table[2, bad])]
+    if infinite.size:
+        raise ValueError(f"Input X contains infinity in columns {infinite.tolist()}")
     return table
 
 
-def _take_few(table: np.ndarray, columns: np.ndarray, X: np.ndarray, weights: Any) -> None:
-    """Write columns that have NaN into the table, many at once, by two passes."""
-    rows = slice(None) if weights is None else np.flatnonzero(weights)
-    step = max(1, _FEW_VALUES // len(X))
-    for some in np.split(columns, range(step, len(columns), step)):
-        x = np.ascontiguousarray(X[:, some][rows].T, np.float64)  # whose sums are pairwise
-        there = ~np.isnan(x)
-        w = there if weights is None else there * weights[rows]
-        low, high = np.fmin.reduce(x, axis=1), np.fmax.reduce(x, axis=1)
-        x[~there] = 0.0
-        with np.errstate(all="ignore"):
-            count = w.sum(axis=1, dtype=np.float64)
-            mean = np.clip((w * x).sum(axis=1) / count, low, high)  # a constant's is its value
-            x -= mean[:, None]
-            wx = w * x
-            rest = wx.sum(axis=1) / count
-            wx *= x
-            m2 = np.maximum(wx.sum(axis=1) - count * rest * rest, 0.0)
-            digits = np.stack([*two_sum(mean, rest), m2, np.zeros_like(m2)])
-        table[2:, some] = np.where(count > 0, digits, 0.0)
-        missing = ~there.all(axis=1)
-        table[0, some[missing]], table[1, some[missing]] = count[missing], 0.0
+def _stats_of_dask(pairs: list) -> tuple[fastbn.Stats, ...]:
+    """Statistics of Dask arrays and their weights; what these share is read once."""
+    import dask
+
+    from .dask import batch_stats
+
+    lazy = (batch_stats(X.astype(np.float64), weights=weights) for X, weights in pairs)
+    return dask.compute(*lazy)
 
 
-def _there(X: Any, j: int, weights: Any) -> tuple[Any, Any]:
-    """A column and its weights, which are 0 where it is NaN."""
-    column = X[:, j]
-    if not _is_dask(X):
-        column = np.ascontiguousarray(column)
-    there = ~np.isnan(column)
-    return column[:, None], there if weights is None else there * weights
+def _without_nan(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """The table of columns that have NaN, which is overwritten by the mean of the others.
+
+    Of W rows, k of which have a fill c, the mean is c + d for some d. That of the others, n, is
+    c + d W / n, and their sum of squared deviations is less by d^2 k W / n. That c is the next
+    fill, until nothing is to be taken off.
+    """
+    missing = np.isnan(x)
+    if weights is None:
+        k = missing.sum(axis=0).astype(np.float64)
+        n = len(x) - k
+    else:
+        k, n = weights @ missing, weights @ ~missing
+    fill, table = np.zeros(x.shape[1]), np.zeros((6, x.shape[1]))
+    with np.errstate(all="ignore"):
+        for _ in range(3):
+            np.copyto(x, fill, where=missing)
+            stats = fastbn.batch_stats(x, weights=weights)
+            mean, low, m2, _ = stats.to_array()[2:].reshape(4, -1)
+            d = (mean - fill) + low
+            step, more = d * (stats.count / n), d * d * (k * (stats.count / n))
+            table[2], table[3] = fill + step, step - ((fill + step) - fill)
+            if (more <= _EPS * m2).all():
+                break
+            fill = table[2].copy()
+        table[0], table[4] = n, np.maximum(m2 - more, 0.0)
+    table[:, n <= 0.0] = 0.0
+    return table
 
 
 class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -281,10 +277,9 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if self.with_mean or self.with_std:
             self.mean_ = np.where(count > 0, mean, np.nan)
         if self.with_std:
-            eps = np.finfo(np.float64).eps
             with np.errstate(all="ignore"):
                 self.var_ = var = m2 / count
-                constant = var <= count * eps * var + (count * mean * eps) ** 2
+                constant = var <= count * _EPS * var + (count * mean * _EPS) ** 2
             self.scale_ = np.where(constant, 1.0, np.sqrt(var))
         return self
 
