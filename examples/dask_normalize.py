@@ -11,7 +11,6 @@ memory limit is a fraction of the array's size, and nothing may be spilled to di
 
 import argparse
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -80,6 +79,8 @@ def peak():
     status = Path("/proc/self/status")  # on Linux, the other figure has the parent's, too
     if status.exists():
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) << 10
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

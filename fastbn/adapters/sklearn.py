@@ -5,7 +5,7 @@ how a message reads is scikit-learn's.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -83,64 +83,78 @@ def _wide_parts(X: np.ndarray, weights: np.ndarray | None) -> Iterator:
 
 def _seen(X: Any, weights: Any) -> np.ndarray:
     """The table of an array of two axes; NaN is left out."""
-    whole = _stats_of_dask([(X, weights)])[0] if _is_dask(X) else _stats(X, weights)
+    whole = _stats_of_dask(X, weights) if _is_dask(X) else _stats(X, weights)
     if not whole.count:
         raise ValueError("sample_weight should contain a weight above 0, got zeros")
     table = _table(whole)
     bad = np.flatnonzero(~np.isfinite(whole.mean))
-    if _is_dask(X):
-        pairs = [(X[:, j : j + 1], ~np.isnan(X[:, j])) for j in bad]
-        if weights is not None:
-            pairs = [(column, there * weights) for column, there in pairs]
-        for j, stats in zip(bad, _stats_of_dask(pairs), strict=True):
-            table[:, [j]] = _table(stats)
-    else:
+    if bad.size and _is_dask(X):
+        table[:, bad] = _of_dask_without_nan(X[:, bad], weights)
+    elif bad.size:
         step = max(1, _COPIED // len(X))
         for some in np.split(bad, range(step, len(bad), step)):
-            table[:, some] = _without_nan(X[:, some].astype(np.float64), weights)
+            table[:, some] = _of_array_without_nan(X[:, some].astype(np.float64), weights)
     infinite = bad[~np.isfinite(table[2, bad])]
     if infinite.size:
         raise ValueError(f"Input X contains infinity in columns {infinite.tolist()}")
     return table
 
 
-def _stats_of_dask(pairs: list) -> tuple[fastbn.Stats, ...]:
-    """Statistics of Dask arrays and their weights; what these share is read once."""
-    import dask
-
+def _stats_of_dask(X: Any, weights: Any) -> fastbn.Stats:
+    """`_stats` of a Dask array."""
     from .dask import batch_stats
 
-    lazy = (batch_stats(X.astype(np.float64), weights=weights) for X, weights in pairs)
-    return dask.compute(*lazy)
+    return batch_stats(X.astype(np.float64), weights=weights).compute()
 
 
-def _without_nan(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """The table of columns that have NaN, which is overwritten by the mean of the others.
+def _of_dask_without_nan(X: Any, weights: Any) -> np.ndarray:
+    """The table of columns that have NaN; each of its three or four passes reads them once."""
+    import dask
+    import dask.array as da
+
+    missing = da.isnan(X)
+    rows = 1.0 if weights is None else da.asarray(weights)[:, None]
+    sums = ((where * rows).sum(axis=0) for where in (missing, ~missing))
+    k, n = dask.compute(*sums)
+    return _without_nan(k, n, lambda fill: _stats_of_dask(da.where(missing, fill, X), weights))
+
+
+def _of_array_without_nan(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """The table of columns that have NaN, which is overwritten."""
+    missing = np.isnan(x)
+    if weights is None:
+        k = missing.sum(axis=0)
+        n = len(x) - k
+    else:
+        k, n = (weights @ where.astype(np.float64) for where in (missing, ~missing))
+
+    def filled(fill):
+        np.copyto(x, fill, where=missing)
+        return fastbn.batch_stats(x, weights=weights)
+
+    return _without_nan(k, n, filled)
+
+
+def _without_nan(k: np.ndarray, n: np.ndarray, filled: Callable) -> np.ndarray:
+    """The table of columns of which k rows are NaN and n are not, from statistics with a fill.
 
     Of W rows, k of which have a fill c, the mean is c + d for some d. That of the others, n, is
     c + d W / n, and their sum of squared deviations is less by d^2 k W / n. That c is the next
     fill, until nothing is to be taken off.
     """
-    missing = np.isnan(x)
-    if weights is None:
-        k = missing.sum(axis=0).astype(np.float64)
-        n = len(x) - k
-    else:
-        k, n = weights @ missing, weights @ ~missing
-    fill, table = np.zeros(x.shape[1]), np.zeros((6, x.shape[1]))
+    fill, table = np.zeros(n.size), np.zeros((6, n.size))
     with np.errstate(all="ignore"):
         for _ in range(3):
-            np.copyto(x, fill, where=missing)
-            stats = fastbn.batch_stats(x, weights=weights)
+            stats = filled(fill)
             mean, low, m2, _ = stats.to_array()[2:].reshape(4, -1)
             d = (mean - fill) + low
             step, more = d * (stats.count / n), d * d * (k * (stats.count / n))
             table[2], table[3] = fill + step, step - ((fill + step) - fill)
-            if (more <= _EPS * m2).all():
+            if ((more <= _EPS * m2) | (n == 0)).all():
                 break
             fill = table[2].copy()
         table[0], table[4] = n, np.maximum(m2 - more, 0.0)
-    table[:, n <= 0.0] = 0.0
+    table[:, n == 0] = 0.0
     return table
 
 

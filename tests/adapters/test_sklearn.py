@@ -488,6 +488,87 @@ def test_tags_say_what_is_taken():
     assert not StandardScaler(with_mean=False).__sklearn_tags__().input_tags.sparse
 
 
+# --- Dask arrays --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def da():
+    """Dask's arrays, computed in this thread."""
+    found = pytest.importorskip("dask.array")
+    with pytest.importorskip("dask").config.set(scheduler="synchronous"):
+        yield found
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int32])
+@pytest.mark.parametrize("chunks", [(7, 5), (50, 2), (13, (1, 3, 1))])
+@pytest.mark.parametrize("nan", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_dask_arrays(da, dtype, chunks, nan, weighted):
+    if nan and dtype == np.int32:
+        pytest.skip("integers have no NaN")
+    x = normals((50, 5)).astype(dtype)
+    x = with_nan(x, columns=[1, 3]) if nan else x
+    w = np.random.default_rng(4).random(50) if weighted else None
+    lazy = da.from_array(x, chunks=chunks)
+    mine = StandardScaler().fit(lazy, sample_weight=w)
+    whole = StandardScaler().fit(x, sample_weight=w)
+    assert_same(mine, whole, rtol=1e-13, atol=1e-15)
+    y = mine.transform(lazy)
+    assert isinstance(y, da.Array)
+    assert y.chunks == lazy.chunks
+    expected = whole.transform(x)
+    assert y.dtype == expected.dtype
+    np.testing.assert_allclose(y.compute(), expected, rtol=1e-5, atol=1e-6)
+    back = mine.inverse_transform(y)
+    assert isinstance(back, da.Array)
+    np.testing.assert_allclose(back.compute(), x, rtol=1e-4, atol=1e-4)
+    mine.partial_fit(lazy, sample_weight=w).partial_fit(x, sample_weight=w).merge(whole)
+    parts = StandardScaler().fit(np.tile(x, (4, 1)), None, None if w is None else np.tile(w, 4))
+    assert_same(mine, parts, rtol=1e-13, atol=1e-15)
+
+
+def test_dask_arrays_are_read_together_for_all_columns_that_have_nan(da):
+    calls = []
+
+    def make(block_info=None):
+        calls.append(block_info[None]["chunk-location"])
+        return with_nan(normals((10, 40)))
+
+    lazy = da.map_blocks(make, chunks=((10,) * 5, (40,)), dtype=float, meta=np.empty((0, 0)))
+    mine = StandardScaler().fit(lazy)
+    assert np.ptp(mine.n_samples_seen_) > 0
+    assert len(calls) <= 5 * 5  # of 5 chunks: statistics, counts, and with two or three fills
+
+
+def test_errors_of_dask_arrays(da):
+    x = normals((20, 3))
+    mine = StandardScaler().fit(x)
+    before = pickle.dumps(mine)
+    infinite = x.copy()
+    infinite[7, 2] = np.inf
+    infinite[8, 1] = np.nan
+    with pytest.raises(ValueError, match=r"Input X contains infinity in columns \[2\]"):
+        mine.fit(da.from_array(infinite, chunks=5))
+    for method in ("partial_fit", "transform", "inverse_transform"):
+        with pytest.raises(ValueError, match=r"features|shape"):
+            getattr(mine, method)(da.from_array(x[:, :2], chunks=5))
+    for bad in (x[:, 0], np.ones((2, 3, 4))):
+        with pytest.raises(ValueError, match=r"dim|2D"):
+            mine.fit(da.from_array(bad))
+    with pytest.raises(ValueError, match="0 sample"):
+        mine.fit(da.from_array(x[:0]))
+    with pytest.raises(ValueError, match="weights should have shape"):
+        mine.fit(da.from_array(x, chunks=5), sample_weight=np.ones(19))
+    with pytest.raises(ValueError, match="a weight above 0"):
+        mine.fit(da.from_array(x, chunks=5), sample_weight=np.zeros(20))
+    unknown = da.from_array(x, chunks=5)
+    with pytest.raises(ValueError, match="known lengths"):
+        mine.fit(unknown[unknown[:, 0] > 3])
+    with pytest.raises((TypeError, ValueError), match=r"(?i)complex"):
+        mine.fit(da.from_array(x.astype(complex), chunks=5))
+    assert pickle.dumps(mine) == before
+
+
 # --- errors: nothing is changed -----------------------------------------------------------------
 
 BAD = {
