@@ -8,7 +8,8 @@ all values. Beside fastbn, the formula of Chan, Golub & LeVeque as it is usually
 mean and a sum of squares in float64, part after part; and scikit-learn, where it is installed.
 
 With --tree, the statistics of 1,000 workers, whose shares are 1 to 3,000 values and some of them
-empty, through the trees of `fastbn.adapters.dask`, `.mpi` and `.sklearn`.
+empty, as `fastbn.adapters.dask` and `.mpi` merge them, and in any order; then what merging 512
+channels takes.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import numpy as np
 import fastbn
 
 from . import report
+from .measure import in_turn
 
 OFFSETS = (0, 1e4, 1e8)
 CUTS = ((10, 1200), (100, 120), (10_000, 1))  # parts, and values of each
@@ -147,6 +149,19 @@ def tree_table(offsets=OFFSETS, workers=WORKERS):
     return title, cells.rename_axis("mean")
 
 
+def merge_times(channels=512, seconds=1.0):
+    """{parts: seconds} of merging the messages of some parts, as buffers, into statistics."""
+    rng = np.random.default_rng(0)
+    stats = [fastbn.batch_stats(rng.standard_normal((8, channels))) for _ in range(WORKERS)]
+    buffers = [part.to_array() for part in stats]
+
+    def merged(parts):
+        return fastbn.merge_stats([fastbn.Stats.from_array(a) for a in buffers[:parts]])
+
+    calls = {parts: [lambda parts=parts: merged(parts)] for parts in (2, FAN, WORKERS)}
+    return {parts: times.least for parts, times in in_turn(calls, seconds).items()}
+
+
 def cells_of(ways, x, parts):
     """Errors of means by way, then of variances, as text."""
     ulps, relative = zip(*(errors(way, x, parts) for way in ways.values()), strict=True)
@@ -161,6 +176,9 @@ def main():
     options = parser.parse_args()
     show = report.markdown if options.markdown else report.text
     print(show(*(tree_table() if options.tree else table())))
+    if options.tree:
+        times = [f"{1e3 * s:.2f} ms of {n:,}" for n, s in merge_times().items()]
+        print(f"\nmerging buffers of 512 channels: {', '.join(times)}")
     learn = f", scikit-learn {version('scikit-learn')}" if "scikit-learn" in WAYS else ""
     print(f"\n{report.machine(['fastbn'])}{learn}")
 

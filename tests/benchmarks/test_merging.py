@@ -32,3 +32,7 @@ def test_workers_of_unequal_shares():
     assert (ulps[:-1] <= 0.5).all()
     assert (relative[:-1] < 1e-15).all()
     assert relative[-1] > 1e-12  # Chan's formula as it is usually computed
+
+
+def test_times_of_merging():
+    assert list(merging.merge_times(channels=3, seconds=0)) == [2, merging.FAN, merging.WORKERS]
