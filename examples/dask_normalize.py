@@ -109,13 +109,14 @@ def report(x, limit, results, seconds, memory):
     deviation, largest, *_, stats, (mean, std) = results
     true_mean, true_var = exact(x.numblocks[0])
     spread = np.sqrt(true_var)
+    expected = np.linspace(0.5, 2.0, BANDS) * np.sqrt(true_var / (true_var + EPS))
     return {
         "array, bytes": x.nbytes,
         "limit of a worker, bytes": limit,
         "peak of a worker, bytes": memory,
         "seconds": seconds,
         "largest |dx|": float(largest),
-        "output deviation off": float(abs(deviation / np.linspace(0.5, 2.0, BANDS) - 1).max()),
+        "output deviation off": float(abs(deviation / expected - 1).max()),
         "mean off, deviations": float((abs(stats.mean - true_mean) / spread).max()),
         "variance off, relative": float((abs(stats.var() - true_var) / true_var).max()),
         "Dask: mean off, deviations": float((abs(mean - true_mean) / spread).max()),

@@ -139,8 +139,8 @@ def _without_nan(k: np.ndarray, n: np.ndarray, filled: Callable) -> np.ndarray:
     """The table of columns of which k rows are NaN and n are not, from statistics with a fill.
 
     Of W rows, k of which have a fill c, the mean is c + d for some d. That of the others, n, is
-    c + d W / n, and their sum of squared deviations is less by d^2 k W / n. That c is the next
-    fill, until nothing is to be taken off.
+    c + d W / n, and their sum of squared deviations is less by d^2 k W / n. Their mean is the next
+    fill, until that is less than rounding.
     """
     fill, table = np.zeros(n.size), np.zeros((6, n.size))
     with np.errstate(all="ignore"):
@@ -153,7 +153,7 @@ def _without_nan(k: np.ndarray, n: np.ndarray, filled: Callable) -> np.ndarray:
             if ((more <= _EPS * m2) | (n == 0)).all():
                 break
             fill = table[2].copy()
-        table[0], table[4] = n, np.maximum(m2 - more, 0.0)
+    table[0], table[4] = n, m2
     table[:, n == 0] = 0.0
     return table
 
