@@ -409,6 +409,11 @@ def _features(scaler: StandardScaler) -> list:
 def _checked_weights(sample_weight, X) -> Any:
     """One weight a row, float64; of a Dask array as they come, for its adapter to check."""
     if _is_dask(X):
+        if np.isscalar(sample_weight):
+            return np.full(1, sample_weight)  # which is repeated
+        if np.ndim(sample_weight) != 1:
+            shape = np.shape(sample_weight)
+            raise ValueError(f"sample_weight should have one axis, got shape {shape}")
         return sample_weight
     if np.isscalar(sample_weight):
         sample_weight = np.full(len(X), sample_weight)

@@ -284,6 +284,12 @@ def in_memory(rows=8):
     return da.from_array(data((rows, 3)), chunks=(2, 3))
 
 
+def optimized_passes(x):
+    """An output whose graph, of one layer, has the gradient's tasks, too."""
+    y = batch_norm(x)
+    return dask.optimize(y, batch_norm_backward(y * y, x)[0])[0]
+
+
 SOURCES = {
     "chunks in memory, sliced": lambda x: in_memory()[1:],
     "chunks in memory, joined": lambda x: da.concatenate([in_memory(2), in_memory(4), x]),
@@ -304,6 +310,8 @@ SOURCES = {
     "a delayed argument": lambda x: x.map_blocks(np.add, dask.delayed(float)(3), dtype=float),
     "optimized": lambda x: dask.optimize(x + 1)[0],
     "another batch norm": lambda x: batch_norm(x * x),
+    "by another one's statistics": lambda x: batch_norm(x, stats=batch_stats(batch_norm(x + 1))),
+    "optimized passes": lambda x: optimized_passes(da.cumsum(x, axis=0)),
 }
 
 
@@ -572,6 +580,27 @@ def test_processes_give_the_same_bits(client):
     held = client.persist(x)
     dx = client.compute(batch_norm_backward(held, held)[0]).result()
     assert equal(dx, batch_norm_backward(x, x)[0])
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_chunks_that_workers_send_to_each_other(client, held):
+    """`rechunk` by distributed's own layer, which it finds by a token in its tasks."""
+    x = da.from_array(data((80, 6)), chunks=(8, 6)) + 0
+    x = (client.persist(x) if held else x).rechunk((7, 3), method="p2p")
+    wanted, saved = fastbn.forward(data((80, 6)))
+    y = batch_norm(x)
+    for mine, theirs in (
+        (y, wanted),
+        (batch_norm_backward(y * y, x)[0], fastbn.backward(wanted * wanted, saved).dx),
+    ):
+        np.testing.assert_allclose(client.compute(mine, sync=True), theirs, atol=1e-12)
+
+
+def test_an_array_that_a_worker_was_sent(client):
+    x = da.from_delayed(client.scatter(data((80, 6))), (80, 6), float).rechunk((8, 6))
+    dx = client.compute(batch_norm_backward(batch_norm(x), x)[0], sync=True)
+    wanted, saved = fastbn.forward(data((80, 6)))
+    np.testing.assert_allclose(dx, fastbn.backward(wanted, saved).dx, atol=1e-12)
 
 
 def test_an_array_that_no_worker_could_hold(client):

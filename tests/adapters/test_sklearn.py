@@ -540,6 +540,19 @@ def test_dask_arrays_are_read_together_for_all_columns_that_have_nan(da):
     assert len(calls) <= 5 * 5  # of 5 chunks: statistics, counts, and with two or three fills
 
 
+@pytest.mark.parametrize("nan", [False, True])
+def test_one_weight_for_all_rows_of_a_dask_array(da, nan):
+    x = normals((40, 3))
+    if nan:
+        x[3, 1] = np.nan
+    mine = StandardScaler().fit(da.from_array(x, chunks=(7, 2)), sample_weight=2.5)
+    whole = StandardScaler().fit(x, sample_weight=2.5)
+    np.testing.assert_allclose(mine.var_, whole.var_, rtol=1e-12)
+    np.testing.assert_allclose(mine.n_samples_seen_, whole.n_samples_seen_)
+    with pytest.raises(ValueError, match=r"sample_weight should have one axis, got.*\(40, 1\)"):
+        StandardScaler().fit(da.from_array(x), sample_weight=np.ones((40, 1)))
+
+
 def test_errors_of_dask_arrays(da):
     x = normals((20, 3))
     mine = StandardScaler().fit(x)

@@ -6,7 +6,10 @@ early. `dask.graph_manipulation.bind` is made for both, but in Dask 2024.12 to 2
 references in layers of `Task` objects (`rechunk`, `concatenate`, slices) unchanged.
 """
 
+import copy
+import itertools
 from collections.abc import Hashable, Iterable
+from typing import Any
 
 import dask.array as da
 from dask._task_spec import Alias, Task, TaskRef, convert_legacy_graph
@@ -17,6 +20,7 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 _AGAIN, _AFTER = "-again-", "fastbn-after-"
 _TASKS = Task, Alias, tuple, list, dict, str
+_P2P = "rechunk-p2p-"  # and the token that distributed finds the layer's workers by
 
 
 def again(
@@ -32,16 +36,23 @@ def again(
     if x.name not in moved:
         return x
     keys = {key for name in moved for key in graph.layers[name].get_output_keys()}
-    known = keys.union(*(graph.layers[name].get_output_keys() for name in shared))
-    end = f"{_AGAIN}{tokenize(seed)}"
-    names = {name: _first_name(name) + end for name in {*map(_name, keys), *moved}}
+    kept = set().union(*(graph.layers[name].get_output_keys() for name in shared))
+    kept |= {key for name in moved for key in _futures(graph.layers[name])}
+    known, keys = keys | kept, keys - kept  # layers of optimized graphs may repeat others' keys
+    names = _new_names({*map(_name, keys), *moved}, f"{_AGAIN}{tokenize(seed)}")
     layers, dependencies = _barrier(after) if after is not None else ({}, {})
     barrier = next(iter(layers), None)
+    copies = {name: names[name] for name in moved}
     for name in moved:
         needs = set(graph.dependencies[name])
+        if name.startswith(_P2P) and hasattr(graph.layers[name], "token"):
+            more, needed = _renamed_p2p(graph.layers[name], names, barrier)
+            layers |= more
+            dependencies |= needed
+            continue
         layer, bound = _renamed(graph.layers[name], needs, keys, known, names, barrier)
         layers[names[name]] = layer
-        dependencies[names[name]] = {names.get(n, n) for n in needs}
+        dependencies[names[name]] = {copies.get(n, n) for n in needs}
         if bound:
             dependencies[names[name]].add(barrier)
     for name in _above(graph, shared):
@@ -93,6 +104,14 @@ def _is_data(layer: Layer, dependencies) -> bool:
     return not any(isinstance(value, _TASKS) for value in layer.values())
 
 
+def _futures(layer: Layer) -> dict:
+    """Futures of a cluster that lie beside tasks: they are references of a kind of their own."""
+    if not isinstance(layer, MaterializedLayer):
+        return {}
+    pairs = layer.items()
+    return {k: v for k, v in pairs if isinstance(v, TaskRef) and type(v) is not TaskRef}
+
+
 def _above(graph: HighLevelGraph, names: Iterable[str]) -> set[str]:
     """Layers and all that they need."""
     found: set[str] = set()
@@ -109,9 +128,13 @@ def _name(key) -> str:
     return key[0] if isinstance(key, tuple) else key
 
 
-def _first_name(name: str) -> str:
-    """A name before it was changed: what is computed again of a copy and of `x` is one thing."""
-    return name.split(_AGAIN)[0]
+def _new_names(names: set[str], end: str) -> dict[str, str]:
+    """Names with another end: what is computed again of a copy and of `x` is one thing.
+
+    Not so in an optimized graph, one layer of several passes: each waits for the one before it.
+    """
+    passes = any(name.startswith(_AFTER) for name in names)
+    return {name: (name if passes else name.split(_AGAIN)[0]) + end for name in names}
 
 
 def _renamed(
@@ -124,8 +147,11 @@ def _renamed(
     def new(key):
         return (names[key[0]], *key[1:]) if isinstance(key, tuple) else names[key]
 
-    tasks, bound = {}, False
+    tasks, bound = dict(_futures(layer)), False
     for key, task in convert_legacy_graph(dict(layer), known).items():
+        if key not in keys:
+            tasks.setdefault(key, task)
+            continue
         references = {old: new(old) for old in task.dependencies if old in keys}
         if isinstance(task, Alias):  # `substitute` would keep its key, where it keeps its target
             task = Alias(new(key), references.get(task.target, task.target))
@@ -135,6 +161,23 @@ def _renamed(
             task, bound = Task(new(key), _first, task, TaskRef(barrier)), True
         tasks[new(key)] = task
     return MaterializedLayer(tasks, annotations=layer.annotations), bound
+
+
+def _renamed_p2p(layer: Any, names: dict, barrier) -> tuple[dict, dict]:
+    """distributed's own layer, with a token of its own; and one before it, behind a barrier."""
+    new, source = copy.copy(layer), names.get(layer.name_input, layer.name_input)
+    new.name = names[layer.name]
+    new.token = new.name.removeprefix(_P2P)
+    new._cached_dict = None
+    new.name_input, layers, dependencies = source, {new.name: new}, {new.name: {source}}
+    if barrier is not None and layer.name_input not in names:
+        new.name_input = first = f"{new.name}-input"
+        places = itertools.product(*map(range, map(len, layer.chunks_input)))
+        pairs = [((first, *place), (source, *place)) for place in places]
+        tasks = {a: Task(a, _first, TaskRef(b), TaskRef(barrier)) for a, b in pairs}
+        layers[first] = MaterializedLayer(tasks)
+        dependencies |= {new.name: {first}, first: {source, barrier}}
+    return layers, dependencies
 
 
 def _renamed_blockwise(layer: Blockwise, names: dict, barrier) -> tuple[Layer, bool]:
