@@ -6,10 +6,7 @@ early. `dask.graph_manipulation.bind` is made for both, but in Dask 2024.12 to 2
 references in layers of `Task` objects (`rechunk`, `concatenate`, slices) unchanged.
 """
 
-import copy
-import itertools
 from collections.abc import Hashable, Iterable
-from typing import Any
 
 import dask.array as da
 from dask._task_spec import Alias, Task, TaskRef, convert_legacy_graph
@@ -20,7 +17,7 @@ from dask.highlevelgraph import HighLevelGraph, Layer, MaterializedLayer
 
 _AGAIN, _AFTER = "-again-", "fastbn-after-"
 _TASKS = Task, Alias, tuple, list, dict, str
-_P2P = "rechunk-p2p-"  # and the token that distributed finds the layer's workers by
+_P2P = "rechunk-p2p-"  # of distributed, whose workers exchange chunks outside of the graph
 
 
 def again(
@@ -29,7 +26,7 @@ def again(
     """An array that is equal to `x`, and computed apart from it, and `after` another one.
 
     What lies in memory is shared: NumPy arrays and persisted chunks. So are layers whose names
-    start with one of `results`, which are small and dear.
+    start with one of `results`, which are small and dear, and results of a p2p rechunk.
     """
     graph = x.dask
     moved, shared = _split(graph, x.name, results)
@@ -45,11 +42,6 @@ def again(
     copies = {name: names[name] for name in moved}
     for name in moved:
         needs = set(graph.dependencies[name])
-        if name.startswith(_P2P) and hasattr(graph.layers[name], "token"):
-            more, needed = _renamed_p2p(graph.layers[name], names, barrier)
-            layers |= more
-            dependencies |= needed
-            continue
         layer, bound = _renamed(graph.layers[name], needs, keys, known, names, barrier)
         layers[names[name]] = layer
         dependencies[names[name]] = {copies.get(n, n) for n in needs}
@@ -87,9 +79,8 @@ def _split(graph: HighLevelGraph, name: str, results) -> tuple[list[str], list[s
         name = todo.pop()
         if name in moved or name in shared:
             continue
-        if name.startswith((*results, _AFTER)) or _is_data(
-            graph.layers[name], graph.dependencies[name]
-        ):
+        data = _is_data(graph.layers[name], graph.dependencies[name])
+        if data or name.startswith((*results, _AFTER, _P2P)):
             shared[name] = None
         else:
             moved[name] = None
@@ -161,23 +152,6 @@ def _renamed(
             task, bound = Task(new(key), _first, task, TaskRef(barrier)), True
         tasks[new(key)] = task
     return MaterializedLayer(tasks, annotations=layer.annotations), bound
-
-
-def _renamed_p2p(layer: Any, names: dict, barrier) -> tuple[dict, dict]:
-    """distributed's own layer, with a token of its own; and one before it, behind a barrier."""
-    new, source = copy.copy(layer), names.get(layer.name_input, layer.name_input)
-    new.name = names[layer.name]
-    new.token = new.name.removeprefix(_P2P)
-    new._cached_dict = None
-    new.name_input, layers, dependencies = source, {new.name: new}, {new.name: {source}}
-    if barrier is not None and layer.name_input not in names:
-        new.name_input = first = f"{new.name}-input"
-        places = itertools.product(*map(range, map(len, layer.chunks_input)))
-        pairs = [((first, *place), (source, *place)) for place in places]
-        tasks = {a: Task(a, _first, TaskRef(b), TaskRef(barrier)) for a, b in pairs}
-        layers[first] = MaterializedLayer(tasks)
-        dependencies |= {new.name: {first}, first: {source, barrier}}
-    return layers, dependencies
 
 
 def _renamed_blockwise(layer: Blockwise, names: dict, barrier) -> tuple[Layer, bool]:

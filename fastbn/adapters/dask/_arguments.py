@@ -138,7 +138,7 @@ def gradient(dy, x: Input) -> da.Array:
         raise ValueError(f"dy should have shape {x.array.shape}, got {array.shape}")
     stats = fastbn.Stats.empty(x.channels)
     fastbn.backward_sums(blank(array, x.axes), x.empty, stats, channel_axis=x.axes)
-    return array.rechunk(x.array.chunks)
+    return array.rechunk(x.array.chunks, method="tasks")  # p2p would hold all of it
 
 
 def weights(value, x: Input) -> da.Array | None:
