@@ -27,10 +27,8 @@ __all__ = ["SyncBatchNorm"]
 
 HEAD = 192  # bytes of a message before its values: whether the rank is well, and a few words
 SETTINGS = 512  # the same of a constructor's message, which is words only
-AGREED = (
-    *("num_features", "eps", "momentum", "affine", "track_running_stats"),
-    *("activation", "negative_slope", "nonfinite", "convention"),
-)
+AGREED = ["num_features", "eps", "momentum", "affine", "track_running_stats"]
+AGREED += ["activation", "negative_slope", "nonfinite", "convention"]
 
 
 class SyncBatchNorm(fastbn.BatchNorm):

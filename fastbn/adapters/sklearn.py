@@ -5,7 +5,7 @@ how a message reads is scikit-learn's.
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,38 +21,27 @@ except ImportError as error:
 
 import fastbn
 
+from ._records import STATS, pack, stats_of, unpack
+
 __all__ = ["StandardScaler"]
 
 _EPS = np.finfo(np.float64).eps
 _DTYPES = (np.float64, np.float32, np.float16)
-_VALUES = 1 << 20  # 8 MB, which are converted to float64 at once: few merges, and in the caches
+_LARGE = 1 << 22  # values
 _COPIED = 1 << 23  # values, 64 MB, of columns that have NaN and are copied at once
 
 
-# What a scaler has seen is a table, float64 (6, C): each column's count, mean and sum of squared
-# deviations as `Stats.to_array` has them, high and low; columns with NaN have own counts.
+# What a scaler has seen are records, one a column: columns that have NaN have counts of their own.
 
 
-def _table(stats: fastbn.Stats) -> np.ndarray:
-    """What statistics say of each column."""
-    a = stats.to_array()
-    values = a[2:].reshape(4, -1)
-    return np.concatenate([np.broadcast_to(a[:2, None], (2, values.shape[1])), values])
-
-
-def _stats_of(table: np.ndarray) -> fastbn.Stats:
-    """Statistics of columns that have one count."""
-    return fastbn.Stats.from_array(np.append(table[:2, 0], table[2:]))
-
-
-def _merged(table: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The table of all rows: columns of equal counts are merged at once."""
-    counts, result = np.concatenate([table[:2], other[:2]]), np.empty_like(table)
-    remaining = np.ones(table.shape[1], bool)
+def _merged(records: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The records of all rows: columns of equal counts are merged at once."""
+    counts = np.stack([part[name] for part in (records, others) for name in ("count", "count_low")])
+    result, remaining = np.empty_like(records), np.ones(records.size, bool)
     while remaining.any():
         first = counts[:, remaining.argmax(), None]
         equal = remaining & (counts == first).all(axis=0)
-        result[:, equal] = _table(_stats_of(table[:, equal]) + _stats_of(other[:, equal]))
+        result[equal] = pack(unpack(records[equal]) + unpack(others[equal]))
         remaining &= ~equal
     return result
 
@@ -63,52 +52,33 @@ def _is_dask(X) -> bool:
     return dask is not None and isinstance(X, dask.Array)
 
 
-def _stats(X: np.ndarray, weights: np.ndarray | None) -> fastbn.Stats:
-    """Statistics of each column, to float64's digits for every dtype."""
-    if X.dtype == np.float64:
-        return fastbn.batch_stats(X, weights=weights)
-    return fastbn.population_stats(_wide_parts(X, weights))
-
-
-def _wide_parts(X: np.ndarray, weights: np.ndarray | None) -> Iterator:
-    """Some rows at a time as float64, in one piece of memory that stays in the caches."""
-    rows = max(1, _VALUES // X.shape[1])
-    buffer = np.empty_like(X[:rows], np.float64)
-    for start in range(0, len(X), rows):
-        part = slice(start, start + rows)
-        wide = buffer[: len(X[part])]
-        wide[...] = X[part]
-        yield wide if weights is None else (wide, weights[part])
-
-
 def _seen(X: Any, weights: Any) -> np.ndarray:
-    """The table of an array of two axes; NaN is left out."""
-    whole = _stats_of_dask(X, weights) if _is_dask(X) else _stats(X, weights)
+    """The records of an array of two axes; NaN is left out."""
+    whole = _stats_of_dask(X, weights) if _is_dask(X) else stats_of(X, (1,), weights)
     if not whole.count:
         raise ValueError("sample_weight should contain a weight above 0, got zeros")
-    table = _table(whole)
-    bad = np.flatnonzero(~np.isfinite(whole.mean))
+    records, bad = pack(whole), np.flatnonzero(~np.isfinite(whole.mean))
     if bad.size and _is_dask(X):
-        table[:, bad] = _of_dask_without_nan(X[:, bad], weights)
+        records[bad] = _of_dask_without_nan(X[:, bad], weights)
     elif bad.size:
         step = max(1, _COPIED // len(X))
         for some in np.split(bad, range(step, len(bad), step)):
-            table[:, some] = _of_array_without_nan(X[:, some].astype(np.float64), weights)
-    infinite = bad[~np.isfinite(table[2, bad])]
+            records[some] = _of_array_without_nan(X[:, some].astype(np.float64), weights)
+    infinite = bad[~np.isfinite(records["mean"][bad])]
     if infinite.size:
         raise ValueError(f"Input X contains infinity in columns {infinite.tolist()}")
-    return table
+    return records
 
 
 def _stats_of_dask(X: Any, weights: Any) -> fastbn.Stats:
-    """`_stats` of a Dask array."""
+    """Statistics of a Dask array's columns."""
     from .dask import batch_stats
 
     return batch_stats(X.astype(np.float64), weights=weights).compute()
 
 
 def _of_dask_without_nan(X: Any, weights: Any) -> np.ndarray:
-    """The table of columns that have NaN; each of its three or four passes reads them once."""
+    """The records of columns that have NaN; each of its three or four passes reads them once."""
     import dask
     import dask.array as da
 
@@ -120,7 +90,7 @@ def _of_dask_without_nan(X: Any, weights: Any) -> np.ndarray:
 
 
 def _of_array_without_nan(x: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """The table of columns that have NaN, which is overwritten."""
+    """The records of columns that have NaN, which is overwritten."""
     missing = np.isnan(x)
     if weights is None:
         k = missing.sum(axis=0)
@@ -136,26 +106,26 @@ def _of_array_without_nan(x: np.ndarray, weights: np.ndarray | None) -> np.ndarr
 
 
 def _without_nan(k: np.ndarray, n: np.ndarray, filled: Callable) -> np.ndarray:
-    """The table of columns of which k rows are NaN and n are not, from statistics with a fill.
+    """The records of columns of which k rows are NaN and n are not, from statistics with a fill.
 
     Of W rows, k of which have a fill c, the mean is c + d for some d. That of the others, n, is
     c + d W / n, and their sum of squared deviations is less by d^2 k W / n. Their mean is the next
     fill, until that is less than rounding.
     """
-    fill, table = np.zeros(n.size), np.zeros((6, n.size))
+    fill, records = np.zeros(n.size), np.zeros(n.size, STATS)
     with np.errstate(all="ignore"):
         for _ in range(3):
             stats = filled(fill)
-            mean, low, m2, _ = stats.to_array()[2:].reshape(4, -1)
-            d = (mean - fill) + low
+            d = (stats.mean - fill) + pack(stats)["mean_low"]
             step, more = d * (stats.count / n), d * d * (k * (stats.count / n))
-            table[2], table[3] = fill + step, step - ((fill + step) - fill)
-            if ((more <= _EPS * m2) | (n == 0)).all():
+            mean = fill + step
+            records["mean"], records["mean_low"] = mean, step - (mean - fill)
+            if ((more <= _EPS * stats.m2) | (n == 0)).all():
                 break
-            fill = table[2].copy()
-    table[0], table[4] = n, m2
-    table[:, n == 0] = 0.0
-    return table
+            fill = mean
+    records["count"], records["m2"] = n, stats.m2
+    records[n == 0] = 0.0
+    return records
 
 
 class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -283,8 +253,8 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _keep(self, seen: np.ndarray, real: bool):
         """Set the attributes; counts are real numbers where there were weights."""
         self._seen = seen
-        count, mean, m2 = seen[0], seen[2], seen[4]
-        self.n_samples_seen_ = count.copy() if np.ptp(count) else count[0]
+        count, mean, m2 = (seen[name].copy() for name in ("count", "mean", "m2"))
+        self.n_samples_seen_ = count if np.ptp(count) else count[0]
         if not real:
             self.n_samples_seen_ = self.n_samples_seen_.astype(np.int64)
         self.mean_ = self.var_ = self.scale_ = None
@@ -387,7 +357,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
             return batch_norm(X, weight, bias, eps=0.0, stats=stats)
         # Large arrays are looked at on all cores first.
-        if X.size < 4 * _VALUES or not np.isfinite(fastbn.batch_stats(X).mean).all():
+        if X.size < _LARGE or not np.isfinite(fastbn.batch_stats(X).mean).all():
             assert_all_finite(X, allow_nan=True, input_name="X")
         copy = self.copy if copy is None else copy
         out = None if copy or not X.flags.writeable else X

@@ -206,11 +206,11 @@ def test_statistics_that_are_given():
 
 
 def test_every_digit_moves_between_tasks():
-    from fastbn.adapters.dask import _tasks
+    from fastbn.adapters import _records
 
     digits = np.random.default_rng(0).random(2 + 4 * 6)
     stats = fastbn.Stats.from_array(digits)
-    again = _tasks.unpack(_tasks.pack(stats, (2, 3)))
+    again = _records.unpack(_records.pack(stats, (2, 3)))
     assert equal(again.to_array(), digits)
 
 

@@ -38,7 +38,7 @@ LADDER = [
     ["layers", "cs231n"],
     ["fold"],
     ["__init__"],
-    ["adapters", "adapters.mpi", "adapters.torch._tensors"],
+    ["adapters", "adapters._records", "adapters.mpi", "adapters.torch._tensors"],
     ["adapters.dask._tasks", "adapters.dask._again", "adapters.torch._passes"],
     ["adapters.dask._arguments", "adapters.torch._operators"],
     ["adapters.dask._functions", "adapters.torch._direct", "adapters.torch._vmap"],

@@ -8,6 +8,7 @@ from dask.delayed import Delayed, delayed
 
 import fastbn
 
+from .._records import STATS
 from . import _arguments as arguments
 from . import _tasks as tasks
 from ._again import again
@@ -75,7 +76,7 @@ def statistics(x: Input, weights: da.Array | None = None) -> da.Array:
     if weights is not None:
         rest = tuple(axis for axis in range(x.array.ndim) if axis not in x.axes)
         operands += [again(weights, seed, _RESULTS), rest]
-    return _reduced(x, tasks.chunk_stats, tasks.merge_stats, tasks.STATS, _STATS, operands, {})
+    return _reduced(x, tasks.chunk_stats, tasks.merge_stats, STATS, _STATS, operands, {})
 
 
 def _reduced(x: Input, chunk, merge, dtype, name, operands, options) -> da.Array:
@@ -126,12 +127,12 @@ def _operand(stats, x: Input) -> da.Array:
         return da.map_blocks(
             tasks.pack_pair,
             *(arguments.per_channel(value, 0.0, x) for value in stats),
-            dtype=tasks.STATS,
-            meta=np.empty((0,) * len(shape), tasks.STATS),
+            dtype=STATS,
+            meta=np.empty((0,) * len(shape), STATS),
         )
     records = delayed(tasks.pack_ordered, pure=True)(stats, shape, x.inverse)
     lengths = tuple(map(sum, x.chunks))
-    return da.from_delayed(records, lengths, tasks.STATS).rechunk(x.chunks)
+    return da.from_delayed(records, lengths, STATS).rechunk(x.chunks)
 
 
 def _checked(stats, x: Input):
