@@ -1,15 +1,47 @@
-"""The documentation: `sphinx-build -W docs SITE`, with `pip install ".[docs]"`."""
+"""The documentation: `sphinx-build -W docs SITE`, with `pip install ".[docs]"`.
 
-import fastbn
+What is made while the site is built stands in `_ext`, a module each, and is kept in `_generated`.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+# Behind everything else: `benchmarks` is found there, and fastbn only where none is installed.
+sys.path.append(str(HERE.parent))
+
+import fastbn  # noqa: E402
 
 project = "fastbn"
 author = "the authors of fastbn"
 copyright = f"2026, {author}"
 version = release = fastbn.__version__
 
-extensions = ["myst_parser"]
-exclude_patterns = ["_build"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "numpydoc",
+    "mathml",
+    "drawings",
+    "processors",
+    "sources",
+]
+exclude_patterns = ["_build", "_generated"]
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
+html_math_renderer = "mathml"
+
+default_role = "py:obj"  # in docstrings, `name` is a link where there is such a name
+autodoc_typehints = "none"  # docstrings say it in words
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
 
 html_theme = "furo"
 html_title = f"fastbn {version}"
+html_static_path = ["_static"]
+html_css_files = ["fastbn.css"]
+html_show_sphinx = False
+html_copy_source = False
+html_theme_options = {"footer_icons": []}

@@ -1,10 +1,13 @@
 """The README and pages of docs/: their code runs as it stands; the first block is two commands."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 from process import run_python
+
+import fastbn
 
 README = Path(__file__).parents[2] / "README.md"
 DOCS = README.parent / "docs"
@@ -18,10 +21,13 @@ def blocks(language, page=README):
 # page: (at least so many times fastbn's name, libraries without which it is skipped)
 CODE = {
     README: (10, ()),
-    DOCS / "algebra.md": (10, ()),
+    DOCS / "index.md": (2, ()),
+    **{DOCS / f"{name}.md": (3, ()) for name in ("start", "layers", "add_operation")},
+    **{DOCS / f"{name}.md": (10, ()) for name in ("tutorial", "functional", "variants", "algebra")},
     DOCS / "pytorch.md": (2, ("torch",)),
     DOCS / "scaler.md": (1, ("sklearn", "dask.array")),
-    DOCS / "distributed.md": (5, ("dask.array", "distributed", "xarray", "mpi4py")),
+    DOCS / "dask.md": (3, ("dask.array", "distributed", "xarray")),
+    DOCS / "mpi.md": (1, ("mpi4py",)),
 }
 
 
@@ -41,7 +47,7 @@ def test_the_first_shell_block_is_two_commands_that_set_themselves_up():
     assert all(command.startswith("python3 -m venv .venv && ") for command in commands)
 
 
-PAGES = [README, *sorted(DOCS.glob("*.md"))]
+PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted((DOCS / "api").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -49,3 +55,19 @@ def test_files_that_are_linked_to_exist(page):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
     assert page != README or len(links) >= 5
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_reference_has_every_public_name():
+    text = "\n".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
+    pages = re.findall(r"\.\. currentmodule:: (\S+)|\.\. auto(?:class|function):: (\S+)", text)
+    named, module = set(), ""
+    for place, name in pages:
+        module = place or module
+        named |= {f"{module}.{name}"} if name else set()
+    public = {f"fastbn.{name}" for name in fastbn.__all__}
+    for name in ("torch", "dask", "mpi", "sklearn"):
+        path = Path(fastbn.__file__).parent / "adapters" / name
+        source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+        listed = re.search(r"__all__ = (\[.*?\])", source, re.DOTALL)[1]
+        public |= {f"fastbn.adapters.{name}.{found}" for found in ast.literal_eval(listed)}
+    assert named == public
