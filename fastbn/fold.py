@@ -16,8 +16,9 @@ def fold_conv(
 
     Parameters
     ----------
-    w : array_like, shape (Cout, Cin / groups, *kernel)
-        PyTorch's order, of one or more dimensions; transposed: (Cin, Cout / groups, *kernel).
+    w : array_like, shape (Cout, Cin / groups, ...)
+        PyTorch's order, with one axis or more of the kernel behind these two; transposed: (Cin,
+        Cout / groups, ...).
     b : array_like, shape (Cout,), or None
         Bias of the convolution; None is 0.
     bn : BatchNorm
