@@ -26,6 +26,7 @@ extensions = [
     "drawings",
     "processors",
     "sources",
+    "titles",
 ]
 exclude_patterns = ["_build", "_generated"]
 

@@ -44,7 +44,7 @@ def _steps(sheet, top, name, inputs, output, formula):
 
 def layouts():
     """The same values in both orders of memory, and what a vector holds in each."""
-    sheet = Sheet(720, 262, "Two orders of memory")
+    sheet = Sheet(720, 236, "Two orders of memory")
     first = [(c, n) for n in range(2) for c in range(3) for _ in range(4)]
     last = [(c, n) for n in range(2) for _ in range(4) for c in range(3)]
     words = (
@@ -65,20 +65,19 @@ def layouts():
 
 def slabs():
     """What is read of memory and what of a cache, in whole passes and slab by slab."""
-    sheet = Sheet(720, 316, "Whole arrays and slabs")
+    sheet = Sheet(720, 340, "Whole arrays and slabs")
     whole = [(k, "read") for k in range(4)] + [(k, "memory") for k in range(4)]
     slab = [(k, what) for k in range(4) for what in ("read", "cache")]
-    names = "whole arrays: x comes from memory twice", "slab by slab: x comes from memory once"
-    for top, order, name in ((16, whole, names[0]), (166, slab, names[1])):
+    names = "whole arrays: x comes from memory twice", "slab by slab: once, then from the cache"
+    for top, order, name in ((16, whole, names[0]), (184, slab, names[1])):
         sheet.text(24, top + 8, name, 14, "start", bold=True)
         sheet.text(70, top + 46, "reads x", 13, "end")
         sheet.text(70, top + 90, "writes y", 13, "end")
         for at, (k, what) in enumerate(order):
-            left, cached = 80 + 77 * at, what == "cache"
-            words = f"slab {k}" + (", cache" if cached else "")
-            sheet.box(left, top + 28, 77, 36, GREEN if cached else BLUE, words, 12)
+            left, fill = 80 + 77 * at, GREEN if what == "cache" else BLUE
+            sheet.box(left, top + 28, 77, 36, fill, f"slab {k}", 13)
             if what != "read":
-                sheet.box(left, top + 72, 77, 36, RED, f"slab {k}", 12)
+                sheet.box(left, top + 72, 77, 36, RED, f"slab {k}", 13)
         sheet.arrow(80, top + 122, 696, top + 122)
         sheet.text(388, top + 136, "time of one thread", 13)
     return sheet

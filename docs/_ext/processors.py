@@ -1,7 +1,7 @@
-"""A table and a picture of each run in docs/processors/, for `processors.md`.
+"""A table and pictures of each run in docs/processors/, for `processors.md`.
 
 A run is what `python -m benchmarks.compare --json` keeps, or ratios to PyTorch alone, where no more
-was kept. For NAME.json there come `_generated/NAME.md` and `_generated/NAME.png`.
+was kept. Of NAME.json there come `_generated/NAME.md`, which the page includes, and its pictures.
 """
 
 import json
@@ -9,21 +9,54 @@ from pathlib import Path
 
 from sphinx.util import logging
 
+BAR = 0.8  # inches that the bars of one kind of data take
 COLOURS = "#a6cbe8", "#6fa8d6", "#3f83bd", "#225f94", "#0f3c63"  # more threads, darker
+ORANGE = "#e6a23c"
+FIGURE = """
+```{figure} _generated/%s.png
+:alt: %s
+:target: _images/%s.png
+
+%s
+```
+"""
 
 
-def compared(path, picture):
-    """The table of a run of `benchmarks.compare`, and its caption; draws the picture."""
-    from benchmarks import picture as pictures
-    from benchmarks import report
+def compared(path, folder):
+    """The text for a run of `benchmarks.compare`, whose pictures are drawn into the folder."""
+    from benchmarks import picture, report
 
     times, caption = report.load(path)
-    pictures.draw(times, picture)
-    return report.markdown("", report.overview(times)[0][1]), caption
+    table = report.markdown("", report.overview(times)[0][1])
+    _draw(_means(times), "library", (ORANGE, COLOURS[2]), folder / f"{path.stem}.png")
+    picture.draw(times, folder / f"{path.stem}-cases.png")
+    shown = (
+        "Geometric means as bars, the worst cases as lines.",
+        "Every case. Open it for its words.",
+    )
+    return table, caption, [(path.stem, shown[0]), (f"{path.stem}-cases", shown[1])]
 
 
-def kept(path, picture):
-    """The same of ratios: how many times as long PyTorch takes, by number of threads."""
+def _means(times):
+    """Geometric mean and worst ratio to each library, by the rows of `report.overview`."""
+    import numpy as np
+    import pandas as pd
+
+    from benchmarks import report
+
+    rows, flat = [], times["case"].map(lambda case: len(report.CASES[case].shape) == 2)
+    times = times.assign(layout=times["layout"].mask(flat, "rows"))
+    for (operation, layout), of in times.groupby(["operation", "layout"], sort=False):
+        ratios = report.ratios(report.wide(of)).filter(regex="^to ")
+        for name, ratio in ratios.items():
+            data = f"{operation}, {layout.replace('_', ' ')}"
+            mean = np.exp(np.log(ratio).mean())
+            rows.append((name.removeprefix("to "), data, mean, ratio.min()))
+    return pd.DataFrame(rows, columns=["library", "data", "mean", "worst"])
+
+
+def kept(path, folder):
+    """The same of ratios that were kept: how many times as long PyTorch takes, by threads."""
     import pandas as pd
 
     from benchmarks import report
@@ -31,32 +64,37 @@ def kept(path, picture):
     saved = json.loads(path.read_text())
     ratios = pd.DataFrame(saved["to_pytorch"])
     ratios["cell"] = ratios["mean"].map("{:.2f}x".format) + ratios["worst"].map(", {:.2f}x".format)
-    data = ratios["data"].unique()
-    cells = ratios.pivot(index="threads", columns="data", values="cell")[data]
+    cells = ratios.pivot(index="threads", columns="data", values="cell")[ratios["data"].unique()]
     cells.index = cells.index.map(str).rename("threads")
-    _draw(ratios, data, picture)
-    return report.markdown("", cells), saved["caption"]
+    _draw(ratios, "threads", COLOURS, folder / f"{path.stem}.png")
+    shown = "PyTorch, by number of threads: geometric means as bars, the worst cases as lines."
+    return report.markdown("", cells), saved["caption"], [(path.stem, shown)]
 
 
-def _draw(ratios, data, path):
-    """Bars of the means and marks at the worst, a group for each kind of data."""
+def _draw(ratios, by, colours, path):
+    """Bars of the means and lines at the worst, a group for each kind of data."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
-    width = 1 / (ratios["threads"].nunique() + 1)
-    for k, (threads, of) in enumerate(ratios.groupby("threads")):
-        places = [i + (k - 2) * width for i in range(len(data))]
+    figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    data, groups = ratios["data"].unique(), ratios.groupby(by, sort=False)
+    width = BAR / len(groups)
+    for k, ((name, of), colour) in enumerate(zip(groups, colours, strict=True)):
+        places = [i + (k - (len(groups) - 1) / 2) * width for i in range(len(data))]
         of = of.set_index("data").loc[data]
-        axis.bar(places, of["mean"], width, color=COLOURS[k], label=f"{threads}")
-        axis.plot(places, of["worst"], "k_", markersize=8, label="worst" if k == 4 else None)
-    axis.axhline(1, color="black", linewidth=0.8)
-    axis.set(ylabel="PyTorch's time over fastbn's")
+        axis.bar(places, of["mean"], 0.9 * width, color=colour, label=str(name))
+        axis.hlines(
+            of["worst"], [p - width / 2 for p in places], [p + width / 2 for p in places], "k"
+        )
+    axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    axis.set(ylabel="times as long as fastbn", yscale="log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.set_yticks([1, 2, 5, 10, 20, 50][: 3 if ratios["mean"].max() < 10 else 6])
     axis.set_xticks(range(len(data)), [name.replace(", ", "\n") for name in data])
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(title="threads", frameon=False, ncols=6, loc="upper right")
+    figure.legend(title=by, frameon=False, ncols=len(groups), loc="outside upper center")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -68,9 +106,9 @@ def make(app):
     page = (Path(app.srcdir) / "processors.md").read_text()
     for path in sorted((Path(app.srcdir) / "processors").glob("*.json")):
         of = kept if "to_pytorch" in json.loads(path.read_text()) else compared
-        table, caption = of(path, folder / f"{path.stem}.png")
-        words = f"{table}\n\n{caption}\n\n![Times beside other libraries]({path.stem}.png)\n"
-        (folder / f"{path.stem}.md").write_text(words)
+        table, caption, pictures = of(path, folder)
+        figures = [FIGURE % (name, words, name, words) for name, words in pictures]
+        (folder / f"{path.stem}.md").write_text("\n".join([table, "", caption, *figures]))
         if f"_generated/{path.stem}.md" not in page:
             logging.getLogger(__name__).warning("processors.md does not include %s", path.stem)
 
