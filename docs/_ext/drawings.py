@@ -110,15 +110,16 @@ def parts():
     names = ("batch_stats", "merge_stats", "normalize"), ("backward_sums", "+", "backward_input")
     for top, pass_, arrays, of in ((20, "forward", "x", "y"), (180, "backward", "x, dy", "dx")):
         first, middle, last = names[pass_ == "backward"]
+        kept = "stats" if pass_ == "forward" else "sums"
         sheet.text(20, top + 8, pass_, 16, "start", bold=True)
         sheet.text(225, top + 8, first, 14, bold=True)
-        sheet.text(407, top + 62, middle, 14, bold=True)
+        sheet.text(407, top + 54, middle, 14, bold=True)
         sheet.text(590, top + 8, last, 14, bold=True)
         for k, width in enumerate((110, 60, 85)):
             y, fill = top + 26 + 40 * k, (BLUE, ORANGE, GREEN)[k]
             sheet.box(20, y, width, 30, fill, arrays, 13)
             sheet.arrow(24 + width, y + 15, 182, y + 15)
-            sheet.box(184, y, 84, 30, GREY, "sums", 13)
+            sheet.box(184, y, 84, 30, GREY, kept, 13)
             sheet.arrow(270, y + 15, 358, top + 75 + 8 * k)
             sheet.arrow(456, top + 75 + 8 * k, 546, y + 15)
             sheet.box(550, y, width, 30, fill, of, 13)
