@@ -43,6 +43,7 @@ html_theme = "furo"
 html_title = f"fastbn {version}"
 html_static_path = ["_static"]
 html_css_files = ["fastbn.css"]
+html_favicon = "_static/icon.svg"
 html_show_sphinx = False
 html_copy_source = False
 html_theme_options = {"footer_icons": []}
