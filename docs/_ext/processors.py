@@ -77,6 +77,7 @@ def _draw(ratios, by, colours, path):
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
 
     figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
     data, groups = ratios["data"].unique(), ratios.groupby(by, sort=False)
@@ -91,6 +92,7 @@ def _draw(ratios, by, colours, path):
     axis.axhline(1, color="black", linewidth=0.8, linestyle=":")
     axis.set(ylabel="times as long as fastbn", yscale="log")
     axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.set_yticks([1, 2, 5, 10, 20, 50][: 3 if ratios["mean"].max() < 10 else 6])
     axis.set_xticks(range(len(data)), [name.replace(", ", "\n") for name in data])
     axis.spines[["top", "right"]].set_visible(False)
