@@ -62,11 +62,17 @@ def purge(app, env, docname):
     getattr(env, "repository_files", {}).pop(docname, None)
 
 
+def merge(app, env, docnames, other):
+    """Take over what another process has read."""
+    env.repository_files |= {name: other.repository_files.get(name, set()) for name in docnames}
+
+
 def setup(app):
     """Before Sphinx collects downloads, when links are resolved, and when pages are written."""
     app.connect("env-before-read-docs", start)
     app.connect("env-purge-doc", purge)
+    app.connect("env-merge-info", merge)
     app.connect("doctree-read", mark, priority=100)
     app.connect("doctree-resolved", resolve)
     app.connect("html-collect-pages", pages)
-    return {"version": "1"}
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
