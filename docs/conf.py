@@ -1,14 +1,19 @@
 """The documentation: `sphinx-build -W docs SITE`, with `pip install ".[docs]"`."""
 
+import sys
+from pathlib import Path
+
 import fastbn
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "fastbn"
 author = "the authors of fastbn"
 copyright = f"2026, {author}"
 version = release = fastbn.__version__
 
-extensions = ["myst_parser"]
-exclude_patterns = ["_build"]
+extensions = ["myst_parser", "history"]
+exclude_patterns = ["_build", "_ext", "_vendor"]
 myst_heading_anchors = 3
 
 html_theme = "furo"
