@@ -26,7 +26,7 @@ class History(SphinxDirective):
             return [nodes.paragraph("", "benchmarks/history holds no results.")]
         for file in history_results.HISTORY.glob("*/*.json"):
             self.env.note_dependency(file)
-        text = "\n".join(history_results.table(commits))
+        text = "\n\n".join(history_results.tables(commits))
         return [self.picture(commits), *self.parse_text_to_nodes(text), self.graphs()]
 
     def picture(self, commits):

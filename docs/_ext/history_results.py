@@ -43,7 +43,6 @@ OTHERS = [
     Figure("variances, ulp", "bench_accuracy.Accuracy.track_variances"),
     Figure("memory, of x", "bench_memory.Memory.track_beyond_output"),
 ]
-FIGURES = [*FLOORS, *STARTS, *OTHERS]
 
 
 class Commit:
@@ -79,9 +78,15 @@ def commits(history=HISTORY):
     return sorted(map(Commit, files), key=lambda commit: commit.time)
 
 
-def table(commits):
-    """The figures in Markdown: a row for each commit."""
-    figures = [figure for figure in FIGURES if any(c.value(figure) is not None for c in commits)]
+def tables(commits):
+    """The figures in Markdown, times and then the others: a row for each commit."""
+    for figures in (FLOORS, [*STARTS, *OTHERS]):
+        found = [figure for figure in figures if any(c.value(figure) is not None for c in commits)]
+        if found:
+            yield "\n".join(_table(commits, found))
+
+
+def _table(commits, figures):
     yield "| commit | " + " | ".join(figure.title for figure in figures) + " |"
     yield "| --- |" + " ---: |" * len(figures)
     for commit in commits:

@@ -98,13 +98,16 @@ class Browser:
 
     def wait(self, selector):
         """The first element of this kind that is shown."""
+        from selenium.common.exceptions import StaleElementReferenceException
         from selenium.webdriver.support.wait import WebDriverWait
 
         def shown(driver):
             found = driver.find_elements("css selector", selector)
             return next((element for element in found if element.is_displayed()), None)
 
-        return WebDriverWait(self.driver, PATIENCE).until(shown, f"no {selector} is shown")
+        redrawn = [StaleElementReferenceException]  # between finding an element and asking it
+        wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=redrawn)
+        return wait.until(shown, f"no {selector} is shown")
 
     def text(self):
         """What a reader reads."""
