@@ -26,8 +26,8 @@ class History(SphinxDirective):
             return [nodes.paragraph("", "benchmarks/history holds no results.")]
         for file in history_results.HISTORY.glob("*/*.json"):
             self.env.note_dependency(file)
-        text = "\n\n".join(history_results.tables(commits))
-        return [self.picture(commits), *self.parse_text_to_nodes(text), self.graphs()]
+        text = "\n\n".join([*history_results.tables(commits), self.graphs()])
+        return [self.picture(commits), *self.parse_text_to_nodes(text)]
 
     def picture(self, commits):
         """Drawn among Sphinx's own files, so that none is left beside the sources."""
@@ -40,18 +40,16 @@ class History(SphinxDirective):
     def graphs(self):
         """The link to asv's page, or why there is none."""
         reason = history_site.obstacle()
-        if self.env.app.builder.format != "html":
+        if self.env.app.builder.name != "html":
             reason = "only the site in HTML has them"
         if reason:
-            return nodes.paragraph("", f"Graphs of all results are not in this build: {reason}.")
-        text = "Graphs of all results, by commit"
-        link = nodes.reference("", text, refuri=f"{history_site.FOLDER}/index.html", internal=True)
-        return nodes.paragraph("", "", link, nodes.Text("."))
+            return f"Graphs of all results are not in this build: {reason}."
+        return f'<a href="{history_site.FOLDER}/index.html">Graphs of all results, by commit</a>'
 
 
 def publish(app, exception):
     """Add asv's page to a site that is complete."""
-    if exception or app.builder.format != "html" or not history_results.commits():
+    if exception or app.builder.name != "html" or not history_results.commits():
         return
     if reason := history_site.obstacle():
         say = logger.warning if history_site.has_repository() else logger.info

@@ -23,6 +23,7 @@ class Figure:
     benchmark: str
     chosen: tuple[str, ...] = ()
     digits: int = 2
+    scale: float = 1
 
 
 def _floor(operation, layout):
@@ -41,7 +42,7 @@ STARTS = [
 OTHERS = [
     Figure("outputs, ulp", "bench_accuracy.Accuracy.track_outputs"),
     Figure("variances, ulp", "bench_accuracy.Accuracy.track_variances"),
-    Figure("memory, of x", "bench_memory.Memory.track_beyond_output"),
+    Figure("memory, % of x", "bench_memory.Memory.track_beyond_output", digits=3, scale=100),
 ]
 
 
@@ -69,7 +70,7 @@ class Commit:
             for value, point in zip(result.get("result") or (), points, strict=False)
             if value is not None and isfinite(value) and chosen <= set(point)
         ]
-        return max(values, default=None)
+        return figure.scale * max(values) if values else None
 
 
 def commits(history=HISTORY):

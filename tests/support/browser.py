@@ -14,7 +14,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 WIDE, PHONE = (1400, 1000), (390, 844)
-PATIENCE = 60  # seconds after which a page that shows nothing is given up
+PATIENCE = 30  # seconds after which a page that shows nothing is given up
 
 # Whatever waits to be seen is loaded now; then the browser's own decoder says which show nothing.
 _PICTURES = """
@@ -98,7 +98,7 @@ class Browser:
 
     def wait(self, selector):
         """The first element of this kind that is shown."""
-        from selenium.common.exceptions import StaleElementReferenceException
+        from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
         from selenium.webdriver.support.wait import WebDriverWait
 
         def shown(driver):
@@ -107,7 +107,10 @@ class Browser:
 
         redrawn = [StaleElementReferenceException]  # between finding an element and asking it
         wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=redrawn)
-        return wait.until(shown, f"no {selector} is shown")
+        try:
+            return wait.until(shown)
+        except TimeoutException:
+            raise AssertionError(f"no {selector} is shown: {self.faults()}") from None
 
     def text(self):
         """What a reader reads."""
