@@ -26,7 +26,7 @@ class History(SphinxDirective):
             return [nodes.paragraph("", "benchmarks/history holds no results.")]
         for file in history_results.HISTORY.glob("*/*.json"):
             self.env.note_dependency(file)
-        text = "\n\n".join([*history_results.tables(commits), self.graphs()])
+        text = "\n\n".join([*history_results.tables(commits), graphs()])
         return [self.picture(commits), *self.parse_text_to_nodes(text)]
 
     def picture(self, commits):
@@ -37,14 +37,12 @@ class History(SphinxDirective):
         uri = Path(os.path.relpath(path, page.parent)).as_posix()
         return nodes.image(uri=uri, alt="Times as multiples of the memory floor, and first calls")
 
-    def graphs(self):
-        """The link to asv's page, or why there is none."""
-        reason = history_site.obstacle()
-        if self.env.app.builder.name != "html":
-            reason = "only the site in HTML has them"
-        if reason:
-            return f"Graphs of all results are not in this build: {reason}."
-        return f'<a href="{history_site.FOLDER}/index.html">Graphs of all results, by commit</a>'
+
+def graphs():
+    """The link to asv's page, or why there is none."""
+    if reason := history_site.obstacle():
+        return f"Graphs of all results are not in this build: {reason}."
+    return f'<a href="{history_site.FOLDER}/index.html">Graphs of all results, by commit</a>'
 
 
 def publish(app, exception):

@@ -114,6 +114,21 @@ def test_a_file_that_is_not_kept_is_named(asv_site):
         asv_site.localise(page)
 
 
+def test_without_a_repository_the_reason_is_given(asv_site, tmp_path, monkeypatch):
+    monkeypatch.setattr(asv_site, "ROOT", tmp_path)
+    assert "no Git repository" in asv_site.obstacle.__wrapped__()
+    assert not asv_site.has_repository()
+
+
+def test_commits_that_a_shallow_clone_lacks_are_counted(asv_site, results, tmp_path, monkeypatch):
+    if not asv_site.has_repository():
+        pytest.skip("no Git repository")
+    a_result(tmp_path, [1.0], [], date=0xABCDEF)
+    monkeypatch.setattr(asv_site, "commits", lambda: results.commits(tmp_path))
+    assert "1 of 1 commits" in asv_site.obstacle.__wrapped__()
+    assert "--unshallow" in asv_site.obstacle.__wrapped__()
+
+
 @pytest.fixture(scope="module")
 def published(root):
     """What asv published into the site: its list, and points by benchmark."""
