@@ -18,4 +18,3 @@ myst_heading_anchors = 3
 
 html_theme = "furo"
 html_title = f"fastbn {version}"
-html_favicon = "favicon.svg"
