@@ -25,10 +25,11 @@ extensions = [
     "mathml",
     "drawings",
     "processors",
+    "history",
     "sources",
     "titles",
 ]
-exclude_patterns = ["_build", "_generated"]
+exclude_patterns = ["_build", "_generated", "_vendor"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
