@@ -55,8 +55,9 @@ LADDER = [
     ["_bench.in_numpy"],
     ["_bench.timing"],
     ["_cli.arguments", "_cli.facts"],
-    ["_cli.findings", "_cli.times", "_cli.warmup"],
-    ["_cli.bench", "_cli.doctor", "_cli.machine"],
+    ["_cli.findings", "_cli.machine", "_cli.times", "_cli.warmup"],
+    ["_cli.doctor", "_cli.picture"],
+    ["_cli.bench"],
     ["_cli"],
     ["__main__"],
 ]
