@@ -85,7 +85,7 @@ def _title(problem: Problem, facts: dict[str, object]) -> str:
 
 def _as_text(problem: Problem, report: Report, facts: dict[str, object]) -> str:
     """A table for the terminal."""
-    form = "{:12}{:12}{:>12}{:>12}{:>8}{:>10}{:>9}"
+    form = "{:12}{:12}{:>12}{:>12}{:>8}{:>11}{:>11}"
     lines = [form.format(*HEADINGS)]
     for row in report.rows:
         micros = (f"{1e6 * time:,.1f}" for time in (row.least, row.median))
