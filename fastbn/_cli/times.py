@@ -13,7 +13,7 @@ from .facts import granted
 MOVED = {"forward": 2, "backward": 3, "evaluation": 2}
 LIBRARIES = ("fastbn", "NumPy", "PyTorch")
 FLOOR = "one pass"  # over the data, which nothing is faster than where they come from memory
-# Bytes a value: the check holds the data, all results and what NumPy computes between in float64. 87
+# Bytes a value: the check holds data, results and what NumPy computes between in float64. From 87
 # to 99 were measured, for float32 and float64, channels first and last.
 NEEDED = 100
 LEAST = 3  # values a channel: of two, all digits of a gradient are rounding, and cannot be checked
