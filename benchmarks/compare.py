@@ -104,7 +104,9 @@ def main():
         print("\n".join([*(report.text(*table) for table in full), caption]))
     if o.readme:
         report.replace(o.readme, "compare", markdown)
-    if o.png:
+    if o.png and times["least"].isna().all():
+        print(f"{o.png}: not drawn, nothing was quiet enough to be timed", file=sys.stderr)
+    elif o.png:
         picture.draw(times, o.png)
 
 
