@@ -113,8 +113,10 @@ def _operation(
     try:
         calls, notes = turns(job, data, libraries)
         times, quiet = _timed(calls, *how)
-    except (ValueError, MemoryError) as error:  # of fastbn's checks
-        raise Refused(str(error) or f"no memory for {problem.shape}") from error
+    except MemoryError as error:
+        raise Refused(f"argument --shape: no memory for {problem.shape}") from error
+    except ValueError as error:  # a threading layer, say, that Numba does not know
+        raise Failed(str(error)) from error
     except AssertionError as error:
         raise Failed(f"nothing is timed, for a result is wrong: {error}") from error
     if not quiet:

@@ -137,6 +137,26 @@ def test_a_wrong_result_is_not_timed(capsys, monkeypatch):
     assert "nothing is timed, for a result is wrong: backward of bench-8x3x5x5" in line
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (MemoryError(), 2, "argument --shape: no memory for (8, 3, 5, 5); see --help"),
+        (ValueError("no layer omg"), 1, "no layer omg"),
+    ],
+)
+def test_what_a_call_meets_is_one_line(error, code, words, capsys, monkeypatch):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(timing, "turns", fail)
+    try:
+        found = main(["bench", "--shape", "8,3,5,5", *SHORT])
+    except SystemExit as stop:
+        found = stop.code
+    assert found == code
+    assert capsys.readouterr().err == f"python -m fastbn bench: {words}\n"
+
+
 SHAPES = (6, 4), (6, 4, 5), (6, 4, 5, 3)
 
 
