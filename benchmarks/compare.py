@@ -20,15 +20,12 @@ none. NumPy has no part in 16 bits, to which it would round the statistics.
 """
 
 import argparse
-import os
 import sys
 from itertools import product
 
-import fastbn
-
 from . import picture, report
 from .cases import DTYPES, HALVES, LAYOUTS, SHAPES, select
-from .libraries import FILES, MODULES, OPERATIONS, STEPS, installed
+from .libraries import FILES, MODULES, OPERATIONS, STEPS, installed, set_threads
 from .measure import QUIET
 from .timing import Job, timed
 
@@ -72,17 +69,6 @@ def jobs(o):
     ]
 
 
-def set_threads(threads):
-    """Give every library the same number of threads. JAX reads it when it is first used."""
-    if threads is not None:
-        fastbn.set_num_threads(threads)
-    os.environ["NPROC"] = str(fastbn.get_num_threads())
-    if "PyTorch" in installed():
-        import torch
-
-        torch.set_num_threads(fastbn.get_num_threads())
-
-
 def measure(o):
     """(times, caption) of all the jobs."""
     asked = list(FILES) if "all" in o.libraries else ["fastbn", *o.libraries]
@@ -118,7 +104,9 @@ def main():
         print("\n".join([*(report.text(*table) for table in full), caption]))
     if o.readme:
         report.replace(o.readme, "compare", markdown)
-    if o.png:
+    if o.png and times["least"].isna().all():
+        print(f"{o.png}: not drawn, nothing was quiet enough to be timed", file=sys.stderr)
+    elif o.png:
         picture.draw(times, o.png)
 
 
