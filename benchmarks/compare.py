@@ -20,15 +20,12 @@ none. NumPy has no part in 16 bits, to which it would round the statistics.
 """
 
 import argparse
-import os
 import sys
 from itertools import product
 
-import fastbn
-
 from . import picture, report
 from .cases import DTYPES, HALVES, LAYOUTS, SHAPES, select
-from .libraries import FILES, MODULES, OPERATIONS, STEPS, installed
+from .libraries import FILES, MODULES, OPERATIONS, STEPS, installed, set_threads
 from .measure import QUIET
 from .timing import Job, timed
 
@@ -70,17 +67,6 @@ def jobs(o):
         )
         if layout in case.layouts and not (given_ and operation in ("statistics", *STEPS, *MODULES))
     ]
-
-
-def set_threads(threads):
-    """Give every library the same number of threads. JAX reads it when it is first used."""
-    if threads is not None:
-        fastbn.set_num_threads(threads)
-    os.environ["NPROC"] = str(fastbn.get_num_threads())
-    if "PyTorch" in installed():
-        import torch
-
-        torch.set_num_threads(fastbn.get_num_threads())
 
 
 def measure(o):

@@ -20,8 +20,7 @@ import numpy as np
 import fastbn
 
 from .cases import HALVES, LAYOUTS, Case, Data, missing
-from .compare import set_threads
-from .libraries import EPS, installed, prepared
+from .libraries import EPS, installed, prepared, set_threads
 from .measure import in_turn, quietly
 from .report import machine
 

@@ -28,9 +28,8 @@ import numpy as np
 
 from . import networks, report
 from .cases import LAYOUTS, SHAPES, Case, Data
-from .compare import set_threads
 from .in_torch import made, tensors
-from .libraries import installed, prepared
+from .libraries import installed, prepared, set_threads
 from .measure import in_turn, quietly
 
 Function = object

@@ -5,8 +5,8 @@ import numpy as np
 from . import report
 from .floor import NAMES
 from .libraries import FILES
+from .look import COLOURS, multiples
 
-COLOURS = dict(zip(FILES, ("#c1272d", "#9aa0a6", "#1f77b4", "#7fb3d9", "#e6a23c"), strict=True))
 BAR = 0.085  # inches
 FLOOR, BOUND = NAMES
 
@@ -52,8 +52,6 @@ def draw(times, path):
 
 def _panel(axis, panel, libraries):
     """Bars of one table, the first case at the top, and marks at the other bound."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     bars, centres = panel.drop(columns=list(NAMES), errors="ignore"), np.arange(len(panel))
     width = 1 / (libraries + 1)
     for k, (name, ratios) in enumerate(bars.items()):
@@ -64,12 +62,7 @@ def _panel(axis, panel, libraries):
         mark = {"markersize": 72 * BAR * bars.shape[1], "markeredgewidth": 1.5}
         bound = "memory floor, two passes"
         axis.plot(panel[BOUND], centres, "k|", label=bound, **mark)
-    axis.set(visible=True, xscale="log", xlabel="times as long as the floor")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set(visible=True, xlabel="times as long as the floor")
+    multiples(axis)
     axis.tick_params(labelbottom=True)
     axis.set_yticks(centres, bars.index, fontsize=8)
-    axis.grid(axis="x", alpha=0.3)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)

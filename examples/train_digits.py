@@ -18,12 +18,12 @@ from timeit import timeit
 
 import digits_report
 import numpy as np
-import numpy_batchnorm
 from digits_data import TRAINING_SCANS, load_scans
 from digits_network import ACTIVATIONS, Network
 from rich.console import Console
 
 import fastbn
+from fastbn._bench import numpy_batchnorm
 
 WIDTH, DEPTH = 100, 5
 BATCH = 100

@@ -2,7 +2,9 @@
 
 import sys
 
-from ._cli import main
-
 if __name__ == "__main__":
+    try:
+        from ._cli import main
+    except KeyboardInterrupt:  # NumPy is on its way
+        sys.exit(130)
     sys.exit(main())

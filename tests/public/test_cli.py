@@ -12,24 +12,12 @@ from itertools import product
 import numpy as np
 import pytest
 from data import channels_last
-from process import TIMEOUT, needs_fma, python_path, run_python, stamps
+from process import command, needs_fma, run_python, stamps
 
 import fastbn
-from fastbn import _cli
-from fastbn._cli import _progress, main
+from fastbn._cli import arguments, warmup
 from fastbn._kernels import passes
 from fastbn._runtime import threads
-
-
-def command(*arguments, **environment):
-    """The process that ran ``python -m fastbn`` to its end. Warnings are errors."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "fastbn", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        env=os.environ | {"PYTHONPATH": python_path()} | environment,
-    )
 
 
 def counts(process):
@@ -116,6 +104,18 @@ def test_tune_keeps_what_it_finds(tmp_path):
     found = json.loads(run("-m", "fastbn", "info", "--json"))
     assert found["walks_from"].startswith("tune (tuned-")
     assert len(list(tmp_path.rglob("tuned-*.json"))) == 1
+
+
+def test_tune_measures_nothing_where_it_cannot_be_kept(tmp_path):
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("where the directory should be")
+    process = command("tune", NUMBA_CACHE_DIR=str(in_the_way))
+    assert process.returncode == 1
+    assert process.stdout == ""
+    (line,) = process.stderr.splitlines()
+    assert line.startswith(
+        f"python -m fastbn tune: what is measured cannot be kept in {in_the_way}"
+    )
 
 
 CALLS = """
@@ -220,11 +220,13 @@ def user(x, axis, features):
         bn.backward(bn.train(mode)(x, **beside))
 
 
-@pytest.mark.parametrize("dtype", _cli.DTYPES)
-@pytest.mark.parametrize("features", _cli._combined(_cli.FEATURES), ids="+".join)
+@pytest.mark.parametrize("dtype", arguments.DTYPES)
+@pytest.mark.parametrize("features", warmup._combined(warmup.FEATURES), ids="+".join)
 def test_warmup_with_features_leaves_no_step_to_compile(features, dtype, steps_of):
-    every = product([dtype], _cli.LAYOUTS, _cli.PASSES, _cli.SHAPES, _cli._combined(features))
-    warmed = set().union(*(steps_of(_cli._call, *names, *asked) for *names, asked in every))
+    every = product(
+        [dtype], warmup.LAYOUTS, warmup.PASSES, warmup.SHAPES, warmup._combined(features)
+    )
+    warmed = set().union(*(steps_of(warmup._call, *names, *asked) for *names, asked in every))
     used = set()
     for shape in ((2, 3, 5, 5), (8, 6), (300, 2, 2, 2), (32, 64, 14, 14), (3, 4, 80, 90)):
         x = np.ones(shape, dtype)
@@ -236,7 +238,7 @@ def test_warmup_with_features_leaves_no_step_to_compile(features, dtype, steps_o
 def test_warmup_compiles_no_feature_that_was_not_asked_for(steps_of):
     names = "float32", "channels_first", "backward", "small"
     for features in ((), ("relu",), ("residual", "weights")):
-        keys = steps_of(_cli._call, *names, *features)
+        keys = steps_of(warmup._call, *names, *features)
         assert any(key.weighted for key in keys) == ("weights" in features)
         assert any(key.residual for key in keys) == ("residual" in features)
         applied = {key.activation.name.lower() for key in keys} - {"none"}
@@ -256,7 +258,7 @@ def drawn(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert list(_progress(STEPS)) == STEPS
+    assert list(warmup._progress(STEPS)) == STEPS
     return sys.stderr.getvalue()
 
 
@@ -334,13 +336,14 @@ def test_verify_agrees_without_a_compiler():
 TINY = """
 import warnings
 from fastbn import _cli
+from fastbn._cli import warmup
 from fastbn._runtime import jit
 
 @jit.kernel
 def tiny(n):
     return n + 1
 
-_cli.PASSES["forward"] = lambda x, axis, options: tiny(axis)
+warmup.PASSES["forward"] = lambda x, axis, options: tiny(axis)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     code = _cli.main(["warmup", "--dtypes", "float32", "--passes", "forward"])
@@ -353,69 +356,3 @@ def test_kernels_that_cannot_be_kept_fail_the_warmup(tmp_path):
     in_the_way.write_text("where the directory should be")
     assert run_python(TINY, NUMBA_CACHE_DIR=str(tmp_path / "kernels")).endswith("\n0\n")
     assert run_python(TINY, NUMBA_CACHE_DIR=str(in_the_way)) == "1 RuntimeWarning\n"
-
-
-@pytest.mark.usefixtures("keep_threads")
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "required: command"),
-        (["compile"], "invalid choice: 'compile'"),
-        (["warmup", "--dtypes", "float32,float31"], "'float31' is not one of float16, bfloat16"),
-        (["warmup", "--dtypes", ""], "'' is not one of"),
-        (["warmup", "--layouts", "NHWC"], "'NHWC' is not one of channels_first, channels_last"),
-        (["warmup", "--features", "gelu"], "'gelu' is not one of weights, residual, relu"),
-        (["warmup", "--features", ""], "'' is not one of weights"),
-        (["warmup", "--passes", "sideways"], "'sideways' is not one of forward, backward"),
-        (["bench", "--shape", "32,x"], "'32,x' is not two or more positive lengths"),
-        (["bench", "--shape", "32"], "'32' is not two or more positive lengths"),
-        (["bench", "--shape", "32,0"], "'32,0' is not two or more positive lengths"),
-        (["bench", "--shape", "1,3"], "more than 1 value per channel"),
-        (["bench", "--shape", "4,3", "--channel-axis", "2"], "channel_axis"),
-        (["bench", "--shape", "4,3", "--threads", "99"], "from 1 to 8"),
-        (["bench", "--dtype", "int8"], "invalid choice: 'int8'"),
-    ],
-)
-def test_bad_arguments(arguments, message, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(arguments)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("arguments", [["warmup", "--dtypes"], ["bench", "--dtype"]])
-def test_bfloat16_needs_its_package(arguments, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
-    with pytest.raises(SystemExit):
-        main([*arguments, "bfloat16"])
-    assert "bfloat16 needs the package ml_dtypes" in capsys.readouterr().err
-
-
-def test_bench(warm):
-    arguments = "bench", "--shape", "64,9,9,16", "--channel-axis", "-1", "--seconds", "0.05"
-    process = command(*arguments, "--threads", "1", NUMBA_CACHE_DIR=str(warm[0]))
-    assert process.returncode == 0, process.stderr
-    assert "(64, 9, 9, 16) float32, 0.332 MB, channel axis -1" in process.stdout
-    assert "threads: 1\n" in process.stdout
-    row = re.compile(r"^(\w+) +(fastbn|NumPy's copy) +([\d.,]+) +([\d.,]+) +([\d.]+)$", re.M)
-    rows = row.findall(process.stdout)
-    assert [found[:2] for found in rows] == [
-        (operation, library)
-        for operation in ("forward", "backward", "evaluation")
-        for library in ("fastbn", "NumPy's copy")
-    ]
-    for operation, _, *figures in rows:
-        least, middle, speed = (float(figure.replace(",", "")) for figure in figures)
-        moved = {"forward": 2, "backward": 3, "evaluation": 2}[operation] * 4 * 64 * 9 * 9 * 16
-        assert least <= middle
-        assert speed == pytest.approx(moved / least / 1e3, abs=0.06, rel=0.02)
-
-
-@pytest.mark.usefixtures("keep_threads")
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_bench_of_16_bits(dtype, capsys):
-    arguments = "bench", "--shape", "8,3,5,5", "--seconds", "0.01", "--threads", "1"
-    assert main([*arguments, "--dtype", dtype]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"(8, 3, 5, 5) {dtype}, 0.0012 MB, channel axis 1"
-    assert sum(line.split()[1:2] == ["fastbn"] for line in lines) == 3

@@ -75,6 +75,17 @@ def run_python(code, *, timeout=None, **environment):
     return out
 
 
+def command(*arguments, **environment):
+    """The process that ran ``python -m fastbn`` to its end. Warnings are errors."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "fastbn", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env=os.environ | {"PYTHONPATH": python_path()} | environment,
+    )
+
+
 def run_to_end(code, **settings):
     """Run code to its last line: whatever ends it early, even with exit code 0, is a failure."""
     assert "done" in run_python(code + '\nprint("done")\n', **settings).split()

@@ -16,11 +16,14 @@ Modules are PyTorch's batch norm and fastbn's in its place: a call in training, 
 autograd makes of it.
 """
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
 
 import numpy as np
+
+import fastbn
 
 EPS = 1e-5
 MOMENTUM = 0.1
@@ -47,6 +50,17 @@ FILES = {  # by library: its file here, and the module that has to be installed
 def installed():
     """The libraries of the table that can be imported here."""
     return [library for library, (_, module) in FILES.items() if find_spec(module)]
+
+
+def set_threads(threads):
+    """Give every library the same number of threads. JAX reads it when it is first used."""
+    if threads is not None:
+        fastbn.set_num_threads(threads)
+    os.environ["NPROC"] = str(fastbn.get_num_threads())
+    if "PyTorch" in installed():
+        import torch
+
+        torch.set_num_threads(fastbn.get_num_threads())
 
 
 def prepared(library, operation, data, given=False):

@@ -36,12 +36,16 @@ def timed(job, libraries, seconds):
     A record is a row of the table in report.py. If the machine was too noisy there is one, with
     NaN for the times of fastbn.
     """
-    data = Data(CASES[job.case], job.layout, job.dtype)
-    calls, notes = checked(job, data, libraries)
-    turns = {library: [call] for library, call in calls.items()}
-    turns |= floor.calls(job.operation, data, job.given)
-    times = quietly(lambda: in_turn(turns, seconds)) or {"fastbn": Times(nan, nan)}
+    calls, notes = turns(job, Data(CASES[job.case], job.layout, job.dtype), libraries)
+    times = quietly(lambda: in_turn(calls, seconds)) or {"fastbn": Times(nan, nan)}
     return [job._asdict() | {"library": k} | t._asdict() for k, t in times.items()], notes
+
+
+def turns(job, data, libraries):
+    """({name: [call, ...]}, notes): what takes turns, the libraries' calls and the floors'."""
+    calls, notes = checked(job, data, libraries)
+    found = {library: [call] for library, call in calls.items()}
+    return found | floor.calls(job.operation, data, job.given), notes
 
 
 def checked(job, data, libraries):

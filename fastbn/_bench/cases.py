@@ -43,7 +43,7 @@ class Case:
         return LAYOUTS if len(self.shape) > 2 else LAYOUTS[:1]
 
 
-SHAPES = {
+SHAPES: dict[str, list[tuple[int, ...]]] = {
     # every shape that batch norm meets in ResNet-50, 32 images of 224 x 224
     "resnet50": [
         (32, 64, 112, 112),
