@@ -1,6 +1,6 @@
 """The versions: of the package, and of the order of its sums."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Of the order in which everything is added up and rounded (docs/order.md), and what `_verify` gives
 # for it on every processor that has fused multiply-add: of calls without options, with options, and
