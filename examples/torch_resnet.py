@@ -218,14 +218,16 @@ def train(sides, steps, dtype, size, progress):
 
 def main():
     """Read the command line, train, profile, report."""
-    parser = command_line.new_parser(__doc__, "torch_resnet.png", "a few steps of few scans")
+    parser = command_line.new_parser(
+        __doc__, "torch_resnet.png", "a few steps of few scans, on one thread"
+    )
     parser.add_argument("--steps", type=int, default=25, help="training steps of each network")
     options = parser.parse_args()
-    steps, few, size = max(options.steps, 4), 10, BATCH
+    steps, few, size, threads = max(options.steps, 4), 10, BATCH, fastbn.get_num_threads()
     if options.quick:
-        steps, few, size = 4, 2, EXACT
+        steps, few, size, threads = 4, 2, EXACT, 1
     console = Console()
-    sides = start(fastbn.get_num_threads())
+    sides = start(threads)
     with digits_report.bar(console) as progress:
         train(sides, few, "float64", EXACT, progress)
         train(sides, steps, "float32", size, progress)

@@ -31,7 +31,7 @@ EXAMPLES = {  # in the order of the gallery; what is not listed here is a module
     "dask_normalize": "An array that no memory holds",
     "scaler": "Scaling a stream",
 }
-TIMEOUT = 300  # seconds
+TIMEOUT = 600  # seconds: a few times what the slowest takes on a machine that is busy otherwise
 # Rich writes plain text of this width. The last four are what docs/distributed.md says of
 # more ranks than cores, and of root.
 SETTINGS = {
@@ -107,7 +107,7 @@ def mpirun():
     return shutil.which("mpirun", path=path) or shutil.which("mpiexec", path=path)
 
 
-def run(example, folder):
+def run(example, folder, timeout):
     """Run it in a folder that was emptied: what it printed, and its pictures as they were drawn."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -122,11 +122,11 @@ def run(example, folder):
         start_new_session=True,
     )
     try:
-        out, err = process.communicate(timeout=TIMEOUT)
+        out, err = process.communicate(timeout=timeout)
         end = f"exit code {process.returncode}" if process.returncode else ""
     except subprocess.TimeoutExpired:
         out, err = stopped(process)
-        end = f"not done after {TIMEOUT} s"
+        end = f"not done after {timeout} s"
     drawn = sorted(folder.glob("*.png"), key=lambda path: path.stat().st_mtime_ns)
     pictures = [path.name for path in drawn]
     if end or not pictures:
@@ -144,7 +144,7 @@ def stopped(process):
     return process.communicate()
 
 
-def result(example, folder):
+def result(example, folder, timeout):
     """{"digest", "output", "pictures", "seconds"}: of a run of the same sources, earlier or now."""
     record, digest = folder / "result.json", example.digest()
     if record.exists():
@@ -152,7 +152,7 @@ def result(example, folder):
         if found["digest"] == digest:
             return found
     start = time.perf_counter()
-    output, pictures = run(example, folder)
+    output, pictures = run(example, folder, timeout)
     seconds = time.perf_counter() - start
     # With -q, too: CI shows by this line that the example has run.
     print(f"gallery: examples/{example.path.name} --quick, {seconds:.1f} s", flush=True)
@@ -182,7 +182,7 @@ def build(app):
     files, cards = {}, []
     for example in available(examples):
         folder = Path(app.doctreedir, "gallery", example.name)
-        found = result(example, folder)
+        found = result(example, folder, app.config.gallery_timeout)
         files[f"{example.name}.md"] = gallery_pages.page(example, found, place).encode()
         files |= {name: (folder / name).read_bytes() for name in found["pictures"]}
         cards.append((example, found))
@@ -206,6 +206,7 @@ def setup(app):
     """What Sphinx calls."""
     app.add_config_value("gallery_examples", "../examples", "")  # from the folder of the sources
     app.add_config_value("gallery_titles", EXAMPLES, "")
+    app.add_config_value("gallery_timeout", TIMEOUT, "")
     app.add_css_file("gallery.css")
     app.connect("builder-inited", build)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

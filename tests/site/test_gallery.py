@@ -140,6 +140,14 @@ def test_the_build_fails(site, old, new, said):
     assert said in words
 
 
+def test_an_example_that_hangs_fails(site):
+    edit(site, "examples/fake.py", "import companion", "import time; time.sleep(600)")
+    edit(site, "conf.py", "gallery_titles", "gallery_timeout = 2\ngallery_titles")
+    code, words = build(site)
+    assert code != 0
+    assert "fake.py: not done after 2 s" in words
+
+
 def test_pages_of_examples_that_are_gone_are_removed(site):
     assert build(site)[0] == 0
     for name in ("fake.py", "companion.py"):
