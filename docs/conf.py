@@ -26,6 +26,7 @@ extensions = [
     "drawings",
     "processors",
     "history",
+    "gallery",
     "sources",
     "titles",
 ]

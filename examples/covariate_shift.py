@@ -10,19 +10,17 @@ are watched as they train: how far does each step move what a layer is given (Io
 `--output` with `_layers` and `_internal` added.
 """
 
-import argparse
 import copy
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
+import command_line
 import digits_report
 import internal_report
 import numpy as np
 import shift_report
 from digits_data import CORRUPTIONS, load_pixels
 from internal_shift import BATCH, Watched, new_network, scores, watch
-from matplotlib.figure import Figure
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
@@ -138,21 +136,11 @@ def test_on_corrupted_scans(networks, training, test, progress):
 
 def read_command_line():
     """The options; a message for those that cannot work, before anything is computed."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_line.new_parser(__doc__, "covariate_shift.png")
     parser.add_argument("--steps", type=int, default=400, help="training steps, at least 40")
-    help_output = "name of the pictures, to which _layers and _internal are added"
-    parser.add_argument(
-        "--output", type=Path, default=Path("covariate_shift.png"), help=help_output
-    )
-    parser.add_argument("--quick", action="store_true", help="a few short runs, to see it work")
     options = parser.parse_args()
     if options.steps < 40:
         parser.error(f"--steps should be at least 40, got {options.steps}")
-    if not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
-    formats = sorted(Figure().canvas.get_supported_filetypes())
-    if options.output.suffix[1:].lower() not in formats:
-        parser.error(f"--output should end in one of .{', .'.join(formats)}, got {options.output}")
     return options
 
 
@@ -194,7 +182,7 @@ def main():
     layers, internal = (options.output.with_stem(f"{stem}_{n}") for n in ("layers", "internal"))
     shift_report.draw(clean, tested, scans[0], layers)
     internal_report.draw(groups, internal)
-    console.print(f"Pictures: {layers.resolve()} and {internal.name}", soft_wrap=True)
+    console.print(f"Pictures: {layers} and {internal}", soft_wrap=True)
 
 
 def say(console, sentences):

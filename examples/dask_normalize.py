@@ -1,25 +1,26 @@
 """Normalise an array that no memory holds: batch norm of a Dask array, forward and backward.
 
-    python examples/dask_normalize.py [--size 4GB] [--limit 1GiB] [--output dask_normalize.json]
+    python examples/dask_normalize.py [--size 4GB] [--limit 1GiB] [--output dask_normalize.png]
                                       [--quick]
 
 The data are like those of a satellite with eight infrared bands: brightness temperatures around 280
 kelvin, whose spread is a hundredth of a kelvin in one band and 4 kelvin in another, as float32,
 (scenes, bands, 256, 256). A task makes a chunk by its number, as it would read a file. The workers'
-memory limit is a fraction of the array's size, and nothing may be spilled to disk.
+memory limit is a fraction of the array's size, and nothing may be spilled to disk. The picture has
+the worker's memory over time beside both.
 """
 
-import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
+import command_line
 import dask
 import dask.array as da
 import numpy as np
 from dask.utils import format_bytes, parse_bytes
 from distributed import Client, LocalCluster, progress
+from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +31,11 @@ BANDS, SIDE, SCENES = 8, 256, 8  # scenes of a chunk, which has 16 MiB
 SPREADS = np.geomspace(0.01, 4.0, BANDS)
 OFFSET, EPS = 280.0, 1e-8  # the variance of one band is 1e-4
 # What is spilled to disk is no proof. A worker that has too much stops, or is ended.
-SETTINGS = {"distributed.worker.memory.spill": False, "distributed.worker.memory.target": False}
+SETTINGS = {
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.target": False,
+    "distributed.admin.system-monitor.interval": "50ms",
+}
 
 
 def scenes(block_info=None):
@@ -85,6 +90,12 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def watched(dask_worker):
+    """What a worker's monitor has seen: (seconds since 1970, bytes)."""
+    seen = dask_worker.monitor.range_query(0)
+    return np.array(seen["time"]), np.array(seen["memory"])
+
+
 def plain(x):
     """Mean and standard deviation as Dask's own methods give them."""
     return x.mean(axis=(0, 2, 3)), x.std(axis=(0, 2, 3))
@@ -98,9 +109,10 @@ def run(client, x):
     wanted = y.std(axis=(0, 2, 3)), abs(dx).max(), dweight, dbias, batch_stats(x), plain(x)
     started = time.perf_counter()
     futures = client.compute(wanted)
-    progress(futures, notebook=False)
+    if sys.stdout.isatty():
+        progress(futures, notebook=False)
+        print()
     results = client.gather(futures)
-    print()
     return results, time.perf_counter() - started
 
 
@@ -135,17 +147,42 @@ def table(found):
     return made
 
 
+def draw(found, seconds, memory, path):
+    """Save the worker's memory over time, below its limit and the array's size."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    axis = figure.subplots()
+    axis.fill_between(seconds, memory / 2**30, color="#56B4E9", linewidth=0)
+    axis.plot(seconds, memory / 2**30, color="#0072B2", linewidth=1.2)
+    lines = {
+        "the array": (found["array, bytes"], "0.3"),
+        "the worker's limit": (found["limit of a worker, bytes"], "#D55E00"),
+        "its peak": (found["peak of a worker, bytes"], "#0072B2"),
+    }
+    for name, (size, colour) in lines.items():
+        axis.axhline(size / 2**30, color=colour, linestyle="--", linewidth=1.2)
+        text = f"{name}, {format_bytes(int(size))}"
+        axis.annotate(text, (0, size / 2**30), (6, 4), color=colour, textcoords="offset points")
+    axis.set_title("Batch norm of a Dask array, forward and backward: memory of the worker")
+    axis.set(xlabel="seconds", ylabel="GiB", xlim=(0, seconds[-1]), ylim=(0, None))
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+def read_command_line():
+    """The output, the array's size and the worker's limit."""
+    parser = command_line.new_parser(__doc__, "dask_normalize.png", "1 GB under 600 MiB")
+    parser.add_argument("--size", type=parse_bytes, default="4GB", help="of the array")
+    parser.add_argument("--limit", type=parse_bytes, default="1GiB", help="of a worker")
+    options = parser.parse_args()
+    if options.quick:
+        options.size, options.limit = parse_bytes("1GB"), parse_bytes("600MiB")
+    return options.output, options.size, options.limit
+
+
 def main():
     """Read the command line, compute, report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--size", default="4GB", help="of the array")
-    parser.add_argument("--limit", default="1GiB", help="of a worker")
-    parser.add_argument("--output", type=Path, default=Path("dask_normalize.json"))
-    parser.add_argument("--quick", action="store_true", help="1 GB under 600 MiB")
-    options = parser.parse_args()
-    size, limit = ("1GB", "600MiB") if options.quick else (options.size, options.limit)
-    limit = parse_bytes(limit)
-    x = array(parse_bytes(size))
+    output, size, limit = read_command_line()
+    x = array(size)
     with (
         dask.config.set(SETTINGS),
         LocalCluster(
@@ -155,9 +192,12 @@ def main():
     ):
         results, seconds = run(client, x)
         memory = max(client.run(peak).values())
+        (times, sizes), *_ = client.run(watched).values()
     found = report(x, limit, results, seconds, memory)
-    options.output.write_text(json.dumps(found, indent=1))
-    Console().print(table(found))
+    console = Console()
+    console.print(table(found))
+    draw(found, times - times[0], sizes, output)
+    console.print(f"Picture: {output}", soft_wrap=True)
     if memory > limit:
         raise SystemExit("a worker has had more memory than its limit")
     if max(found["mean off, deviations"], found["variance off, relative"]) > 3e-8:

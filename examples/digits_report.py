@@ -4,7 +4,7 @@ from math import inf
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, ScalarFormatter
 from rich.box import SIMPLE_HEAD
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -64,7 +64,7 @@ def timing_table(times, width):
 def draw(runs, best, target, path):
     """Save the curves: a row per network, a column per weight scale."""
     networks, scales, _ = (list(dict.fromkeys(values)) for values in zip(*best, strict=True))
-    size = 2.5 * len(scales) + 0.6, 2.4 * len(networks) + 1.2
+    size = max(2.5 * len(scales) + 0.6, 9), 2.4 * len(networks) + 1.2  # 9: the legend's width
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(networks), len(scales), sharex=True, sharey=True, squeeze=False)
     for row, network in zip(axes, networks, strict=True):
@@ -88,7 +88,9 @@ def draw_panel(axis, runs, best, target):
         if run.overflowed:
             axis.plot(run.steps[-1], run.accuracy[-1], "x", color=COLOURS[run.batch_norm], **style)
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_ylim(0, 1.02)
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.spines[["top", "right"]].set_visible(False)

@@ -13,13 +13,12 @@ is freed: without that, page faults decide, which come and go with the order in 
 freed. It needs `pip install -e ".[torch,examples]"`.
 """
 
-import argparse
 import multiprocessing
 import os
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import command_line
 import digits_report
 import numpy as np
 import torch
@@ -103,17 +102,17 @@ class Learner:
         self.optimizer.step()
         return loss.item(), time.perf_counter() - start
 
-    def shares(self, steps):
-        """The share of a step that each operation takes, as medians."""
+    def shares(self, steps, size):
+        """The share of a step of so many scans that each operation takes, as medians."""
         kinds, clock, seen = torch_resnet_report.KINDS, Clock(self.network), []
         for _ in range(steps):
             clock.spent = 0.0
-            _, seconds = self.learn(np.arange(BATCH))
+            _, seconds = self.learn(np.arange(size))
             seen.append({torch_resnet_report.NORM: clock.spent / seconds})
         clock.remove()
         for shares in seen:
             with torch.autograd.profiler.profile() as profiler:
-                _, seconds = self.learn(np.arange(BATCH))
+                _, seconds = self.learn(np.arange(size))
             for event in profiler.function_events:
                 kind = operation(event)
                 shares[kind] = shares.get(kind, 0.0) + event.cpu_time_total / 1e6 / seconds
@@ -219,26 +218,26 @@ def train(sides, steps, dtype, size, progress):
 
 def main():
     """Read the command line, train, profile, report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_line.new_parser(
+        __doc__, "torch_resnet.png", "a few steps of few scans, on one thread"
+    )
     parser.add_argument("--steps", type=int, default=25, help="training steps of each network")
-    parser.add_argument("--output", type=Path, default=Path("torch_resnet.png"), help="the figure")
-    parser.add_argument("--quick", action="store_true", help="a few steps of few scans")
     options = parser.parse_args()
-    steps, few, size = max(options.steps, 4), 10, BATCH
+    steps, few, size, threads = max(options.steps, 4), 10, BATCH, fastbn.get_num_threads()
     if options.quick:
-        steps, few, size = 4, 2, EXACT
+        steps, few, size, threads = 4, 2, EXACT, 1
     console = Console()
-    sides = start(fastbn.get_num_threads())
+    sides = start(threads)
     with digits_report.bar(console) as progress:
         train(sides, few, "float64", EXACT, progress)
         train(sides, steps, "float32", size, progress)
         for side in progress.track(sides.values(), description="what a step is made of"):
-            side.shares = side.ask("float32", "shares", few)
+            side.shares = side.ask("float32", "shares", few, size)
     for side in sides.values():
         side.pipe.send(None)
     console.print(torch_resnet_report.table(sides))
     torch_resnet_report.draw(sides, options.output)
-    console.print(f"Picture: {options.output.resolve()}", soft_wrap=True)
+    console.print(f"Picture: {options.output}", soft_wrap=True)
     for sentence in torch_resnet_report.sentences(sides):
         console.print(f"- {sentence}", highlight=False)
 

@@ -71,8 +71,9 @@ def draw(sides, path):
     for (name, side), width, style in zip(sides.items(), (4, 2, 1), ("-", "--", ":"), strict=True):
         curves.plot(side.losses, style, linewidth=width, label=name)
     curves.set(title="losses, float32", xlabel="step", ylabel="loss")
+    curves.locator_params(axis="x", integer=True)
     curves.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=130)
 
 
 def compared(value):

@@ -1,6 +1,6 @@
 """Train on three processes with small batches: batch norm of each one's own, and of all together.
 
-    python examples/torch_sync.py [--steps 150] [--output torch_sync.json] [--quick]
+    python examples/torch_sync.py [--steps 150] [--output torch_sync.png] [--quick]
 
 A batch of 24 scikit-learn digits is split over three processes as 2, 6 and 16 scans. Under
 `DistributedDataParallel` on CPUs (gloo), a network learns once with PyTorch's batch norm, each
@@ -8,17 +8,18 @@ process by the mean and variance of its own few scans, and once with fastbn's `S
 those of all 24. A single process that is given whole batches shows what should come out.
 """
 
-import argparse
-import json
 import tempfile
 from datetime import timedelta
 from pathlib import Path
 
+import command_line
+import sync_report
 import torch
 from digits_data import load_scans
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from sync_report import ONE, OWN, SYNC
 from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -26,8 +27,8 @@ from fastbn.adapters.torch import convert
 
 PARTS = 2, 6, 16  # scans of each process
 BATCH, RANKS = sum(PARTS), len(PARTS)
+TITLE = f"Batches of {BATCH} digits on {RANKS} processes: {', '.join(map(str, PARTS))}"
 WAIT = timedelta(seconds=60)  # for a process that is late; then an error
-ONE, OWN, SYNC = "1 process", "3, BatchNorm", "3, SyncBatchNorm"
 
 
 def network():
@@ -116,7 +117,7 @@ def summary(losses, state, expected):
 
 def table(results):
     """A row per way to train."""
-    made = Table(title=f"Batches of {BATCH} digits, in parts of {PARTS}", box=SIMPLE_HEAD)
+    made = Table(title=TITLE, box=SIMPLE_HEAD)
     made.add_column("training")
     for heading in ("last loss", "losses apart", "statistics apart", "accuracy"):
         made.add_column(heading, justify="right")
@@ -128,20 +129,17 @@ def table(results):
 
 def main():
     """Read the command line, train, report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_line.new_parser(__doc__, "torch_sync.png", "a few steps, to see it work")
     parser.add_argument("--steps", type=int, default=150, help="training steps")
-    parser.add_argument("--output", type=Path, default=Path("torch_sync.json"), help="the table")
-    parser.add_argument("--quick", action="store_true", help="a few steps, to see it work")
     options = parser.parse_args()
     found = run(min(options.steps, 20) if options.quick else options.steps)
-    results = {name: summary(*result, found[ONE]) for name, result in found.items()}
-    options.output.write_text(json.dumps(results, indent=1))
+    losses = {name: result[0].numpy() for name, result in found.items()}
     console = Console()
-    console.print(table(results))
-    far, near = (results[name]["losses apart"] for name in (OWN, SYNC))
-    console.print(f"Losses are those of 1 process to {near:.0e} with SyncBatchNorm, else {far:.0e}")
-    if near > 1e-6:  # rounding errors, which training amplifies
-        raise SystemExit("with SyncBatchNorm, losses should be those of one process")
+    console.print(table({name: summary(*result, found[ONE]) for name, result in found.items()}))
+    console.print(sync_report.sentence(losses))
+    sync_report.draw(losses, TITLE, options.output)
+    console.print(f"Picture: {options.output}", soft_wrap=True)
+    sync_report.check(losses)
 
 
 if __name__ == "__main__":

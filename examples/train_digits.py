@@ -8,14 +8,13 @@ side, with batch norm and without, is judged at the rate that suits it best. The
 beside plain NumPy on the batch sizes of that run.
 """
 
-import argparse
 import time
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
-from pathlib import Path
 from timeit import timeit
 
+import command_line
 import digits_report
 import numpy as np
 from digits_data import TRAINING_SCANS, load_scans
@@ -121,10 +120,8 @@ def time_batch_norm(rows, rounds=30, number=20):
 
 def main():
     """Read the command line, train, report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = command_line.new_parser(__doc__, "train_digits.png")
     parser.add_argument("--steps", type=int, default=400, help="training steps of a run")
-    parser.add_argument("--output", type=Path, default=Path("train_digits.png"), help="the figure")
-    parser.add_argument("--quick", action="store_true", help="a few short runs, to see it work")
     options = parser.parse_args()
     steps = min(options.steps, 60) if options.quick else options.steps
     scales = WEIGHT_SCALES[1:3] if options.quick else WEIGHT_SCALES
@@ -141,7 +138,7 @@ def main():
     console.print(digits_report.training_table(best, steps, TARGET))
     console.print(digits_report.timing_table(times, WIDTH))
     digits_report.draw(runs, best, TARGET, options.output)
-    console.print(f"Curves: {options.output.resolve()}", soft_wrap=True)
+    console.print(f"Picture: {options.output}", soft_wrap=True)
     for sentence in digits_report.summary(best, rates, steps, TARGET, times):
         console.print(sentence, highlight=False)
 
