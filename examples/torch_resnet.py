@@ -218,9 +218,8 @@ def train(sides, steps, dtype, size, progress):
 
 def main():
     """Read the command line, train, profile, report."""
-    parser = command_line.new_parser(
-        __doc__, "torch_resnet.png", "a few steps of few scans, on one thread"
-    )
+    quick = "a few steps of few scans, on one thread"
+    parser = command_line.new_parser(__doc__, "torch_resnet.png", quick)
     parser.add_argument("--steps", type=int, default=25, help="training steps of each network")
     options = parser.parse_args()
     steps, few, size, threads = max(options.steps, 4), 10, BATCH, fastbn.get_num_threads()

@@ -20,6 +20,7 @@ import numpy as np
 from digits_data import TRAINING_SCANS, load_scans
 from digits_network import ACTIVATIONS, Network
 from rich.console import Console
+from threadpoolctl import threadpool_limits
 
 import fastbn
 from fastbn._bench import numpy_batchnorm
@@ -77,7 +78,10 @@ def train(run, steps, training, test):
 def sweep(runs, steps, console):
     """Train all the runs, behind a progress bar."""
     training, test = load_scans()
-    with digits_report.bar(console) as progress, np.errstate(all="ignore"):
+    # two threads wait for each other where others use the processor, which products of matrices as
+    # small as these do not repay
+    limits = threadpool_limits(1, user_api="blas")
+    with limits, digits_report.bar(console) as progress, np.errstate(all="ignore"):
         task = progress.add_task("loading the kernels (the first time: compiling)", total=len(runs))
         train(Run("ReLU", 0.1, True, 0.1), 1, training, test)
         for run in runs:
