@@ -38,6 +38,7 @@ SETTINGS = {
     "COLUMNS": str(gallery_pages.WIDTH),
     "TERM": "dumb",
     "FORCE_COLOR": "",
+    "PYTHONIOENCODING": "utf-8",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "OMPI_MCA_mpi_yield_when_idle": "1",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -194,7 +195,7 @@ def write(files, folder):
     """{name: bytes} as the files beside index.md; those that have not changed are not touched."""
     folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
-        if path.name not in (*files, "index.md"):
+        if path.is_file() and path.name not in (*files, "index.md"):
             path.unlink()
     for name, content in files.items():
         path = folder / name

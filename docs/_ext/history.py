@@ -4,7 +4,6 @@
 and a link to asv's graphs, which are published when all pages are written.
 """
 
-import os
 from pathlib import Path
 
 import history_results
@@ -30,11 +29,11 @@ class History(SphinxDirective):
         return [self.picture(commits), *self.parse_text_to_nodes(text)]
 
     def picture(self, commits):
-        """Drawn among Sphinx's own files, so that none is left beside the sources."""
-        path = Path(self.env.doctreedir) / "history.png"
+        """Drawn beside what else the build makes: the sources and the site may be on two drives."""
+        path = Path(self.env.srcdir) / "_generated" / "history.png"
+        path.parent.mkdir(exist_ok=True)
         history_results.draw(commits, path)
-        page = Path(self.env.doc2path(self.env.docname))
-        uri = Path(os.path.relpath(path, page.parent)).as_posix()
+        uri = "/_generated/history.png"
         return nodes.image(uri=uri, alt="Times as multiples of the memory floor, and first calls")
 
 

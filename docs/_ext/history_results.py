@@ -50,7 +50,7 @@ class Commit:
     """The results of one commit, on one machine."""
 
     def __init__(self, path):
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
         self.hash = content["commit_hash"]
         self.short = self.hash[:7]
         self.time = content["date"]

@@ -61,7 +61,7 @@ def kept(path, folder):
 
     from benchmarks import report
 
-    saved = json.loads(path.read_text())
+    saved = json.loads(path.read_text("utf-8"))
     ratios = pd.DataFrame(saved["to_pytorch"])
     ratios["cell"] = ratios["mean"].map("{:.2f}x".format) + ratios["worst"].map(", {:.2f}x".format)
     cells = ratios.pivot(index="threads", columns="data", values="cell")[ratios["data"].unique()]
@@ -105,12 +105,13 @@ def make(app):
     """Write what `processors.md` includes."""
     folder = Path(app.srcdir) / "_generated"
     folder.mkdir(exist_ok=True)
-    page = (Path(app.srcdir) / "processors.md").read_text()
+    page = (Path(app.srcdir) / "processors.md").read_text("utf-8")
     for path in sorted((Path(app.srcdir) / "processors").glob("*.json")):
-        of = kept if "to_pytorch" in json.loads(path.read_text()) else compared
+        of = kept if "to_pytorch" in json.loads(path.read_text("utf-8")) else compared
         table, caption, pictures = of(path, folder)
         figures = [FIGURE % (name, words, name, words) for name, words in pictures]
-        (folder / f"{path.stem}.md").write_text("\n".join([table, "", caption, *figures]))
+        text = "\n".join([table, "", caption, *figures])
+        (folder / f"{path.stem}.md").write_text(text, "utf-8")
         if f"_generated/{path.stem}.md" not in page:
             logging.getLogger(__name__).warning("processors.md does not include %s", path.stem)
 

@@ -43,7 +43,7 @@ def resolve(app, doctree, docname):
 def pages(app):
     """A page for each file that is linked to."""
     for name in sorted(set().union(*app.env.repository_files.values())):
-        text = (Path(app.srcdir).parent / name).read_text()
+        text = (Path(app.srcdir).parent / name).read_text("utf-8")
         try:
             lexer = get_lexer_for_filename(name)
         except ClassNotFound:

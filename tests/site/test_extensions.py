@@ -1,6 +1,7 @@
 """What docs/_ext makes while the site is built: drawings, pictures of runs, formulas and links."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -89,6 +90,10 @@ html_math_renderer = "mathml"
 """
 
 
+# A locale in which files are not UTF-8, unless who opens them says so.
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A site of two pages, built by our extensions in a process of its own."""
@@ -96,12 +101,12 @@ def site(tmp_path_factory):
     pytest.importorskip("myst_parser")
     root = tmp_path_factory.mktemp("root")
     (root / "docs").mkdir()
-    (root / "code.py").write_text("answer = 42\n")
+    (root / "code.py").write_text("answer = 42  # \u00b1 0\n", "utf-8")
     (root / "docs" / "conf.py").write_text(CONF)
     for name, text in PAGES.items():
         (root / "docs" / f"{name}.md").write_text(text)
     command = sys.executable, "-m", "sphinx", "-W", "-q", root / "docs", root / "site"
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, env=os.environ | ASCII)
     return root / "site"
 
 
@@ -125,6 +130,6 @@ def body(site):
 
 def test_a_linked_file_has_a_page_that_shows_it(site):
     assert 'href="source/code.py.html"' in body(site)
-    shown = re.sub("<[^>]*>", "", (site / "source" / "code.py.html").read_text())
-    assert "answer = 42" in shown
+    shown = re.sub("<[^>]*>", "", (site / "source" / "code.py.html").read_text("utf-8"))
+    assert "answer = 42  # \u00b1 0" in shown
     assert not (site / "_downloads").exists()
