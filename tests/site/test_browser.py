@@ -69,6 +69,13 @@ def test_a_search_for_nonsense_finds_nothing(browser):
     assert browser.faults() == []
 
 
+# Pixels of tables that a reader would have to scroll to.
+HIDDEN = """
+const tables = [...document.querySelectorAll("article .table-wrapper")];
+return Math.max(...tables.map(table => table.scrollWidth - table.clientWidth));
+"""
+
+
 def test_the_start_page_on_a_phone(browser):
     with browser.looking(PHONE, mobile=True):
         browser.open("index.html")
@@ -76,6 +83,7 @@ def test_the_start_page_on_a_phone(browser):
         shown(browser, "start_phone")
         script = "return document.documentElement.scrollWidth"
         assert browser.driver.execute_script(script) <= PHONE[0]
+        assert browser.driver.execute_script(HIDDEN) == 0
 
 
 def test_the_start_page_in_the_dark(browser):
