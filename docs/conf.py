@@ -14,7 +14,7 @@ sys.path.append(str(HERE.parent))
 import fastbn  # noqa: E402
 
 project = "fastbn"
-author = "the authors of fastbn"
+author = "the fastbn developers"
 copyright = f"2026, {author}"
 version = release = fastbn.__version__
 
