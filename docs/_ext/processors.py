@@ -12,10 +12,11 @@ from sphinx.util import logging
 BAR = 0.8  # inches that the bars of one kind of data take
 COLOURS = "#a6cbe8", "#6fa8d6", "#3f83bd", "#225f94", "#0f3c63"  # more threads, darker
 ORANGE = "#e6a23c"
+# A width makes Sphinx link the picture to its file, in which every word can be read.
 FIGURE = """
 ```{figure} _generated/%s.png
 :alt: %s
-:target: _images/%s.png
+:width: 100%%
 
 %s
 ```
@@ -109,7 +110,7 @@ def make(app):
     for path in sorted((Path(app.srcdir) / "processors").glob("*.json")):
         of = kept if "to_pytorch" in json.loads(path.read_text("utf-8")) else compared
         table, caption, pictures = of(path, folder)
-        figures = [FIGURE % (name, words, name, words) for name, words in pictures]
+        figures = [FIGURE % (name, words, words) for name, words in pictures]
         text = "\n".join([table, "", caption, *figures])
         (folder / f"{path.stem}.md").write_text(text, "utf-8")
         if f"_generated/{path.stem}.md" not in page:

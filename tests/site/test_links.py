@@ -20,6 +20,13 @@ def test_links_lead_somewhere(site):
     assert list(site.dead()) == []
 
 
+def test_pictures_of_processors_open_in_full(site):
+    page = site.pages[site.root / "processors.html"]
+    pictures = {url for url in page.loads if url.startswith("_images/")}
+    assert len(pictures) >= 3
+    assert pictures <= set(page.links)
+
+
 def test_every_page_is_reached_from_the_start(site):
     left = {site.name(path) for path in site.pages.keys() - site.reached("index.html")}
     assert left <= OF_SPHINX
