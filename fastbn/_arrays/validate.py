@@ -58,7 +58,7 @@ def scalar(name: str, value):
     given = array(name, value)
     if given.shape not in ((), (1,)):
         raise ValueError(f"{name} should have shape () or (1,), got {given.shape}")
-    return given.reshape(())[()]
+    return given.item()  # as Python's own: NumPy 2.0 takes its True for the index 1
 
 
 def parameter_dtype(name: str, value) -> np.dtype:

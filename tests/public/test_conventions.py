@@ -6,6 +6,7 @@ an evaluation in the end.
 
 import importlib.util
 import json
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -401,7 +402,8 @@ ONNX_TESTS = [
 def onnx_cases():
     """The package's own tests of BatchNormalization."""
     node = pytest.importorskip("onnx.backend.test.case.node")
-    with np.errstate(all="ignore"):  # it makes those of every operator
+    with np.errstate(all="ignore"), warnings.catch_warnings():  # it makes those of every operator
+        warnings.simplefilter("ignore", DeprecationWarning)  # some are older than NumPy 2.5
         return {case.name: case for case in node.collect_testcases("BatchNormalization")}
 
 
