@@ -14,6 +14,8 @@ from importlib import import_module, metadata
 from math import inf
 from pathlib import Path
 
+from .arguments import Failed
+
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CPUINFO = Path("/proc/cpuinfo")
 # Numba's threading layers in the order in which fastbn tries them, and their files.
@@ -105,6 +107,21 @@ def cache_refuses(directory: Path) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return "" if cache._source_digest() else "fastbn has no source there to tell versions apart by"
+
+
+def needs_cache(directory: Path) -> None:
+    """Fail where nothing can be kept: at once, and not after minutes of work."""
+    refused = cache_refuses(directory)
+    if refused:
+        raise Failed(f"nothing can be kept in {directory} ({refused})")
+
+
+def needs_compiler() -> None:
+    """Fail where kernels run as plain Python."""
+    from .._runtime.jit import INTERPRETED
+
+    if INTERPRETED:
+        raise Failed("nothing is compiled with NUMBA_DISABLE_JIT=1, so there is nothing to do")
 
 
 def flushes_subnormals() -> bool:

@@ -141,7 +141,7 @@ def test_a_wrong_result_is_not_timed(capsys, monkeypatch):
     ("error", "code", "words"),
     [
         (MemoryError(), 2, "argument --shape: no memory for (8, 3, 5, 5); see --help"),
-        (ValueError("no layer omg"), 1, "no layer omg"),
+        (AssertionError("dx"), 1, "nothing is timed, for a result is wrong: dx"),
     ],
 )
 def test_what_a_call_meets_is_one_line(error, code, words, capsys, monkeypatch):
