@@ -182,5 +182,15 @@ def test_every_shape_of_a_few_values_passes_the_check(monkeypatch):
         times.measure(times.Problem((n, c), dtype, 1), 0.01, 1, 1)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("shape", "axis"), [((5, 7), 1), ((5, 3, 3), -1)])
+def test_an_odd_number_of_16_bit_values(shape, axis, dtype, monkeypatch):
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    monkeypatch.setattr(times, "_timed", lambda calls, *how: (_once(calls), True))
+    report = times.measure(times.Problem(shape, dtype, axis), 0.01, 1, 1)
+    assert {row.library for row in report.rows} >= {"fastbn", "one pass", "two passes"}
+
+
 def _once(calls):
     return dict.fromkeys(calls, clock.Times(1.0, 1.0))
