@@ -79,7 +79,7 @@ def gather() -> Facts:
         cache=directory,
         cache_refuses=cache_refuses(directory),
         cache_is_open=_is_open(directory),
-        kernels=len(list(directory.glob("*.kernel"))),
+        kernels=_kernels(directory),
         tuned=caches.tuned() is not None,
         far_cache=caches.of_core() >= caches.FAR_CACHE_L2,
         layers={name: _cannot_load(f"numba.np.ufunc.{file}") for name, file in LAYERS.items()},
@@ -127,6 +127,13 @@ def needs_compiler() -> None:
 def flushes_subnormals() -> bool:
     """Whether this thread takes numbers next to zero for zero."""
     return float("5e-324") * 1.0 == 0.0  # read now: the compiler of Python may not flush
+
+
+def _kernels(directory: Path) -> int:
+    """How many there are, as far as this user can see."""
+    with suppress(OSError):
+        return len(list(directory.glob("*.kernel")))
+    return 0
 
 
 def _is_open(directory: Path) -> bool:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from process import command, python_path, run_python
+from process import as_root, command, python_path, run_python
 
 from fastbn import _cli
 from fastbn._cli import main, times
@@ -108,7 +108,7 @@ def test_a_picture_does_not_replace_the_figures(monkeypatch, capsys, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user")
+@as_root
 def test_a_folder_that_cannot_be_entered_is_refused(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
