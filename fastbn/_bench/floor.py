@@ -68,8 +68,13 @@ def calls(operation, data, given=False):
 
 
 def _flat(data, name):
-    """An array in the order of memory, without a copy; 16-bit values two by two, as float32."""
+    """An array in the order of memory, without a copy; 16-bit values two by two, as float32.
+
+    Of an odd number of these, the last one is left out.
+    """
     array = getattr(data, name)
     if data.layout == "channels_last":
         array = np.moveaxis(array, 1, -1)
-    return array.reshape(-1).view(data.compute)
+    flat = array.reshape(-1)
+    odd = flat.size % (data.compute.itemsize // flat.itemsize)
+    return flat[: flat.size - odd].view(data.compute)

@@ -4,8 +4,10 @@ Exit codes: 0 if all is well, 1 if a command finds something wrong or cannot do 
 wrong arguments, 130 after Ctrl-C, 141 where nobody reads the output any more.
 """
 
+import io
 import os
 import sys
+import traceback
 
 import fastbn
 
@@ -17,6 +19,7 @@ INTERRUPTED, UNREAD = 130, 141  # as a shell says of a process that such a signa
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; its exit code."""
+    _encode_all()
     try:
         code = _run(arguments)
         if sys.stdout is not None:
@@ -42,9 +45,24 @@ def _run(arguments: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except (Failed, OSError) as error:
-        print(f"{options.parser.prog}: {one_line(error)}", file=sys.stderr)
-        return 1
+        return _failed(options.parser, error)
+    except (ImportError, RuntimeError, ValueError) as error:
+        if not _is_numbas(error):
+            raise
+        return _failed(options.parser, f"Numba cannot start: {type(error).__name__}: {error}")
     return code
+
+
+def _failed(parser: Parser, reason: object) -> int:
+    """Say why a command ends; its exit code."""
+    print(f"{parser.prog}: {one_line(reason)}", file=sys.stderr)
+    return 1
+
+
+def _is_numbas(error: Exception) -> bool:
+    """Whether Numba has raised it: because of its settings, say, or of NumPy's version."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).split(".")[0] == "numba"
 
 
 def _parser() -> Parser:
@@ -65,6 +83,12 @@ def _parser() -> Parser:
     ):
         add(commands)
     return parser
+
+
+def _encode_all() -> None:
+    """Let no name of a directory be an error where the output's encoding lacks its letters."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _silence() -> None:

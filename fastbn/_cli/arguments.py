@@ -1,13 +1,13 @@
 """Arguments of commands: what they may be, and the one line that says what is wrong with them."""
 
 import argparse
-import os
 from collections.abc import Callable, Iterable
 from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+AXES = 64  # at most, in NumPy
 Wrong = argparse.ArgumentTypeError  # one argument by itself; the parser names it
 Commands = Any  # what argparse adds commands to: its class has no public name
 
@@ -76,6 +76,8 @@ def shape(text: str) -> tuple[int, ...]:
         lengths = ()
     if len(lengths) < 2 or min(lengths) < 1:
         raise Wrong(f"{text!r} is not two or more positive lengths: 32,64,7,7")
+    if len(lengths) > AXES:
+        raise Wrong(f"{len(lengths)} axes are more than the {AXES} that arrays may have")
     return lengths
 
 
@@ -93,14 +95,14 @@ def seconds(text: str) -> float:
 def file(text: str) -> Path:
     """A file that can be written, which is found out now. One that exists stays as it is."""
     path = Path(text)
-    if text and path.exists() and not (path.is_file() or path.is_dir()):
-        return path  # a pipe or a device: opening it may wait
-    new = not os.path.lexists(path)
     try:
-        with path.open("ab"):
+        new = not path.exists()
+        if not (new or path.is_file() or path.is_dir()):
+            return path  # a pipe or a device: opening it may wait
+        with open(text, "ab"):  # noqa: PTH123 - a path has lost the slash at its end
             pass
         if new:
-            path.unlink()
+            path.resolve().unlink()  # not the link that leads to it
     except (OSError, ValueError) as error:  # ValueError: a null byte
         reason = getattr(error, "strerror", None) or error
         raise Wrong(f"{text!r} cannot be written ({reason})") from None

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from . import picture
-from .arguments import DTYPES, Commands, Failed, Refused, command, dtype, file, seconds, shape
-from .times import FLOOR, Problem, Report, machine, measure
+from .arguments import DTYPES, Commands, Refused, command, dtype, file, seconds, shape
+from .facts import needs_compiler
+from .times import FLOOR, Problem, Report, machine, measure, possible
 
 SECONDS, ROUNDS, ATTEMPTS = 3.0, 5, 3
 QUICK = 0.3, 2, 1  # the same of `--quick`
@@ -42,12 +43,12 @@ def _json_file(text: str) -> Path | str:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, and report in all the ways that are asked for."""
-    from .._runtime.jit import INTERPRETED
-
-    if INTERPRETED:
-        raise Failed("nothing is compiled with NUMBA_DISABLE_JIT=1, so there is nothing to time")
-    _set_threads(options.threads)
     problem = Problem(options.shape, options.dtype, options.channel_axis)
+    possible(problem)
+    if options.plot is not None and options.plot == options.json:
+        raise Refused(f"argument --plot: {str(options.plot)!r} is the file of --json")
+    needs_compiler()
+    _set_threads(options.threads)
     how = QUICK if options.quick else (options.seconds or SECONDS, ROUNDS, ATTEMPTS)
     report, facts = measure(problem, *how), machine()
     kept = _as_json(problem, report, facts)

@@ -14,6 +14,8 @@ from importlib import import_module, metadata
 from math import inf
 from pathlib import Path
 
+from .arguments import Failed
+
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CPUINFO = Path("/proc/cpuinfo")
 # Numba's threading layers in the order in which fastbn tries them, and their files.
@@ -77,7 +79,7 @@ def gather() -> Facts:
         cache=directory,
         cache_refuses=cache_refuses(directory),
         cache_is_open=_is_open(directory),
-        kernels=len(list(directory.glob("*.kernel"))),
+        kernels=_kernels(directory),
         tuned=caches.tuned() is not None,
         far_cache=caches.of_core() >= caches.FAR_CACHE_L2,
         layers={name: _cannot_load(f"numba.np.ufunc.{file}") for name, file in LAYERS.items()},
@@ -107,9 +109,31 @@ def cache_refuses(directory: Path) -> str:
     return "" if cache._source_digest() else "fastbn has no source there to tell versions apart by"
 
 
+def needs_cache(directory: Path) -> None:
+    """Fail where nothing can be kept: at once, and not after minutes of work."""
+    refused = cache_refuses(directory)
+    if refused:
+        raise Failed(f"nothing can be kept in {directory} ({refused})")
+
+
+def needs_compiler() -> None:
+    """Fail where kernels run as plain Python."""
+    from .._runtime.jit import INTERPRETED
+
+    if INTERPRETED:
+        raise Failed("nothing is compiled with NUMBA_DISABLE_JIT=1, so there is nothing to do")
+
+
 def flushes_subnormals() -> bool:
     """Whether this thread takes numbers next to zero for zero."""
     return float("5e-324") * 1.0 == 0.0  # read now: the compiler of Python may not flush
+
+
+def _kernels(directory: Path) -> int:
+    """How many there are, as far as this user can see."""
+    with suppress(OSError):
+        return len(list(directory.glob("*.kernel")))
+    return 0
 
 
 def _is_open(directory: Path) -> bool:

@@ -8,8 +8,8 @@ from time import perf_counter
 import fastbn
 
 from .._version import DIGESTS, ORDER, TINY_DIGESTS
-from .arguments import Commands, Failed, command
-from .facts import cache_refuses, flushes_subnormals
+from .arguments import Commands, command
+from .facts import flushes_subnormals, needs_cache, needs_compiler
 
 
 def add_info(commands: Commands) -> None:
@@ -48,10 +48,9 @@ def tune(options: argparse.Namespace) -> int:
     from .. import _tune
     from .._runtime import caches
 
+    needs_compiler()
     start, place = perf_counter(), caches.file()
-    refused = cache_refuses(place.parent)
-    if refused:  # now, and not after half a minute
-        raise Failed(f"what is measured cannot be kept in {place.parent} ({refused})")
+    needs_cache(place.parent)
     _tune.tune(lambda line: print(line, flush=True))
     print(f"kept in {place}, {perf_counter() - start:.1f} s")
     return 0

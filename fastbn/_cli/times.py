@@ -71,7 +71,6 @@ def measure(problem: Problem, seconds: float, rounds: int, attempts: int) -> Rep
     """Time each operation on a quiet machine, if it is in so many attempts."""
     from .._bench.libraries import installed
 
-    _possible(problem)
     libraries = [name for name in LIBRARIES if name in installed()]
     report = Report([], [])
     data = problem.data()
@@ -87,7 +86,7 @@ def measure(problem: Problem, seconds: float, rounds: int, attempts: int) -> Rep
     return report
 
 
-def _possible(problem: Problem) -> None:
+def possible(problem: Problem) -> None:
     """Refuse what has no such axis, too few values, or no memory."""
     n = len(problem.shape)
     if not -n <= problem.channel_axis < n:
@@ -115,8 +114,6 @@ def _operation(
         times, quiet = _timed(calls, *how)
     except MemoryError as error:
         raise Refused(f"argument --shape: no memory for {problem.shape}") from error
-    except ValueError as error:  # a threading layer, say, that Numba does not know
-        raise Failed(str(error)) from error
     except AssertionError as error:
         raise Failed(f"nothing is timed, for a result is wrong: {error}") from error
     if not quiet:

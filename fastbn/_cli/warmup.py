@@ -17,6 +17,7 @@ import numpy as np
 import fastbn
 
 from .arguments import DTYPES, Commands, Failed, command, dtypes, names
+from .facts import needs_cache, needs_compiler
 
 Options = dict[str, Any]
 
@@ -138,8 +139,10 @@ def run(options: argparse.Namespace) -> int:
     # A machine with one processor compiles for those with more; Numba is not imported yet.
     if os.environ.get("NUMBA_NUM_THREADS", "1") == "1":
         os.environ["NUMBA_NUM_THREADS"] = "2"
+    needs_compiler()
     fastbn.set_num_threads(2)
     directory = Path(str(fastbn.config_info()["cache_directory"]))
+    needs_cache(directory)
     before = _files(directory)
     asked_for = options.dtypes, options.layouts, options.passes, SHAPES
     every = product(*asked_for, _combined(options.features))

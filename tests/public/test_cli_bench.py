@@ -141,7 +141,7 @@ def test_a_wrong_result_is_not_timed(capsys, monkeypatch):
     ("error", "code", "words"),
     [
         (MemoryError(), 2, "argument --shape: no memory for (8, 3, 5, 5); see --help"),
-        (ValueError("no layer omg"), 1, "no layer omg"),
+        (AssertionError("dx"), 1, "nothing is timed, for a result is wrong: dx"),
     ],
 )
 def test_what_a_call_meets_is_one_line(error, code, words, capsys, monkeypatch):
@@ -180,6 +180,16 @@ def test_every_shape_of_a_few_values_passes_the_check(monkeypatch):
     monkeypatch.setattr(times, "_timed", lambda calls, *how: (_once(calls), True))
     for n, c, dtype in product((times.LEAST, 4, 5), (1, 3, 5), ("float32", "float64")):
         times.measure(times.Problem((n, c), dtype, 1), 0.01, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize(("shape", "axis"), [((5, 7), 1), ((5, 3, 3), -1)])
+def test_an_odd_number_of_16_bit_values(shape, axis, dtype, monkeypatch):
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    monkeypatch.setattr(times, "_timed", lambda calls, *how: (_once(calls), True))
+    report = times.measure(times.Problem(shape, dtype, axis), 0.01, 1, 1)
+    assert {row.library for row in report.rows} >= {"fastbn", "one pass", "two passes"}
 
 
 def _once(calls):

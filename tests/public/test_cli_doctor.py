@@ -7,7 +7,7 @@ from math import inf
 from pathlib import Path
 
 import pytest
-from process import command, needs_fma, run_python
+from process import as_root, command, needs_fma, run_python
 
 from fastbn._cli import doctor, facts, findings, main
 
@@ -193,6 +193,19 @@ def test_settings_of_the_environment_are_seen(tmp_path):
     )
     assert found["kernel cache"] == found["threading layer"] == "wrong"
     assert found["compiler"] == "slow"
+
+
+@as_root
+def test_a_cache_in_a_folder_that_cannot_be_entered_is_seen(tmp_path):
+    tmp_path.chmod(0o700)
+    code = """
+import os
+from fastbn._cli import facts, findings
+facts.gather()  # imports all, which the other user may not be able to read
+os.seteuid(65534)
+print(findings.kernel_cache(facts.gather()).found)
+"""
+    assert "(Permission denied)" in run_python(code, NUMBA_CACHE_DIR=str(tmp_path / "kernels"))
 
 
 def test_an_empty_cache_and_an_interpreter_are_seen(tmp_path):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from process import command, python_path
+from process import as_root, command, python_path, run_python
 
 from fastbn import _cli
 from fastbn._cli import main, times
@@ -29,6 +29,7 @@ REFUSALS = [
     (["bench", "--shape", "32"], "'32' is not two or more positive lengths"),
     (["bench", "--shape", "32,0"], "'32,0' is not two or more positive lengths"),
     (["bench", "--shape", "9" * 5000 + ",2"], "is not two or more positive lengths"),
+    (["bench", "--shape", "1," * 64 + "9"], "65 axes are more than the 64 that arrays may have"),
     (["bench", "--shape", "9999999,9999999"], "GB with the check of the results, where there are"),
     (["bench", "--shape", "2,3"], "(2, 3) has 2 values a channel, at least 3 are needed"),
     ([*BENCH, "--channel-axis", "4"], "--channel-axis: 4 is not an axis of (4, 3, 5, 5): from -4"),
@@ -45,6 +46,8 @@ REFUSALS = [
     ([*BENCH, "--json", "missing/x.json"], "--json: 'missing/x.json' cannot be written (No such"),
     ([*BENCH, "--json", "."], "--json: '.' cannot be written (Is a directory"),
     ([*BENCH, "--json", ""], "--json: '' cannot be written"),
+    ([*BENCH, "--json", "new/"], "--json: 'new/' cannot be written ("),
+    ([*BENCH, "--json", "x" * 5000], "xxx' cannot be written ("),
     ([*BENCH, "--json", "a\0b"], "cannot be written (embedded null byte"),
 ]
 
@@ -95,6 +98,32 @@ def test_a_picture_needs_a_file_of_its_kind(name, monkeypatch, capsys, tmp_path)
     assert f"--plot: {name!r}" in line
 
 
+def test_a_picture_does_not_replace_the_figures(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main([*BENCH, "--json", "x.svg", "--plot", "./x.svg"])
+    assert stop.value.code == 2
+    assert "argument --plot: 'x.svg' is the file of --json" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@as_root
+def test_a_folder_that_cannot_be_entered_is_refused(tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    code = f"""
+import os
+from fastbn._cli import arguments
+os.seteuid(65534)
+try:
+    arguments.file({str(closed / "x.json")!r})
+except arguments.Wrong as error:
+    print(error)
+"""
+    assert "cannot be written (Permission denied)" in run_python(code)
+
+
 @pytest.fixture
 def no_times(monkeypatch):
     """Measuring fails, as late as anything can."""
@@ -114,6 +143,16 @@ def test_files_are_as_before_when_measuring_fails(tmp_path, capsys):
     assert capsys.readouterr().err == "python -m fastbn bench: late\n" * 2
     assert old.read_text() == "figures of yesterday"
     assert not new.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need a right on other systems")
+@pytest.mark.usefixtures("no_times", "keep_threads")
+def test_a_link_that_leads_nowhere_still_does(tmp_path):
+    link = tmp_path / "link.json"
+    link.symlink_to("new.json")
+    assert main([*BENCH, "--json", str(link)]) == 1
+    assert link.is_symlink()
+    assert not link.exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
@@ -147,6 +186,31 @@ def test_what_the_system_refuses_is_one_line(monkeypatch, capsys):
 def test_an_error_of_our_own_keeps_its_traceback(monkeypatch):
     with pytest.raises(KeyError):
         of_info(monkeypatch, KeyError("x"))
+
+
+@pytest.mark.parametrize("name", ["info", "verify", "warmup"])
+def test_settings_that_numba_does_not_take_are_one_line(name):
+    process = command(name, NUMBA_NUM_THREADS="0")
+    assert process.returncode == 1
+    assert process.stdout == ""
+    (line,) = process.stderr.splitlines()
+    assert line.startswith(f"python -m fastbn {name}: Numba cannot start: ValueError: Number of")
+
+
+@pytest.mark.parametrize("name", ["tune", "warmup"])
+def test_nothing_is_measured_or_compiled_without_a_compiler(name):
+    process = command(name, NUMBA_DISABLE_JIT="1")
+    assert process.returncode == 1
+    assert process.stdout == ""
+    (line,) = process.stderr.splitlines()
+    assert line.startswith(f"python -m fastbn {name}: nothing is compiled with NUMBA_DISABLE_JIT=1")
+
+
+def test_letters_that_the_output_does_not_have_are_escaped(tmp_path):
+    cache = str(tmp_path / "\u0142")
+    process = command("info", NUMBA_CACHE_DIR=cache, PYTHONIOENCODING="ascii")
+    assert process.returncode == 0, process.stderr
+    assert f"{tmp_path}{os.sep}\\u0142{os.sep}fastbn" in process.stdout
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems say it in another way")

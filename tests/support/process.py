@@ -22,6 +22,9 @@ each_layer = pytest.mark.parametrize("layer", LAYERS)
 needs_fma = pytest.mark.skipif(
     not fastbn.config_info()["fused_multiply_add"], reason="no fused multiply-add"
 )
+as_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user"
+)
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 # The tbb wheel puts its library where no loader looks.
 LIBRARIES = os.pathsep.join(
