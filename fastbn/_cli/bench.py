@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     add("--channel-axis", type=int, default=1, metavar="AXIS", help="default: %(default)s")
     add("--threads", type=int, help="default: as `info` says")
     long = parser.add_mutually_exclusive_group()
-    long.add_argument("--seconds", type=seconds, help=f"of timing, default: {SECONDS}")
+    long.add_argument("--seconds", type=seconds, help=f"of timing, at least; default: {SECONDS}")
     long.add_argument("--quick", action="store_true", help="two rounds of calls, for a first look")
     add("--plot", type=picture.file, metavar="FILE", help="draw the times, in a .png, .svg or .pdf")
     text = "all figures, and the machine; without a file in place of the table"
