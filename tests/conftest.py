@@ -41,6 +41,14 @@ def keep_threads():
     fastbn.set_num_threads(before)
 
 
+@pytest.fixture
+def as_started(monkeypatch):
+    """This process as if nobody had set its number of threads: other tests have, perhaps."""
+    from fastbn._runtime import threads
+
+    monkeypatch.setattr(threads, "_chosen", None)
+
+
 @pytest.fixture(scope="module")
 def one_torch_thread():
     """Small tensors in a third of the time: PyTorch's idle threads spin where others compute."""

@@ -393,6 +393,7 @@ def test_keys_are_the_same_in_every_process():
     assert batch_norm_backward(x, x)[0].name == batch_norm_backward(x, x)[0].name
 
 
+@pytest.mark.usefixtures("as_started")
 @pytest.mark.parametrize("number", [None, 2])
 def test_a_task_has_one_thread_unless_a_number_was_set(number, monkeypatch):
     if number and number > fastbn.config_info()["thread_limits"]["NUMBA_NUM_THREADS"]:

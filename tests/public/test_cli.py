@@ -17,7 +17,6 @@ from process import command, needs_fma, run_python, stamps
 import fastbn
 from fastbn._cli import arguments, warmup
 from fastbn._kernels import passes
-from fastbn._runtime import threads
 
 
 def counts(process):
@@ -36,12 +35,6 @@ def warm(tmp_path_factory):
     """A cache directory that `WARMUP` has filled, and the process that did."""
     directory = tmp_path_factory.mktemp("kernels")
     return directory, command(*WARMUP, NUMBA_CACHE_DIR=str(directory))
-
-
-@pytest.fixture
-def as_started(monkeypatch):
-    """This process as if nobody had set its number of threads."""
-    monkeypatch.setattr(threads, "_chosen", None)
 
 
 # Of what `info` says, what follows from calls that its process has not made.
