@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from importlib.util import find_spec
 from time import perf_counter
 
@@ -67,7 +68,9 @@ def verify(options: argparse.Namespace) -> int:
     groups = _verify.TINY if INTERPRETED else _verify.GROUPS
     which = ", of small cases without a compiler" if INTERPRETED else ""
     lines, differs = [f"order     {ORDER}"], None
-    for name, members in groups.items():
+    for k, (name, members) in enumerate(groups.items(), 1):
+        # From an empty cache compiling takes minutes.
+        print(f"{k}/{len(groups)} {name}", file=sys.stderr, flush=True)
         if name == "bfloat16" and find_spec("ml_dtypes") is None:
             lines.append(f"{name:10}not looked at: no package ml_dtypes")
             continue

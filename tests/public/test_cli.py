@@ -321,6 +321,7 @@ def test_verify_agrees_without_a_compiler():
     assert process.returncode == 0, process.stdout + process.stderr
     assert "small cases without a compiler" in process.stdout
     assert "agrees" in process.stdout
+    assert process.stderr.startswith("1/3 digest\n2/3 options\n")
 
 
 # Stands for the kernels, which take seconds.
