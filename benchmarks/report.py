@@ -105,6 +105,28 @@ def tables(times, medians="cases"):
     return [(title, cells) for title, cells in found if len(cells)]
 
 
+def kinds(times):
+    """(name, seconds, noisy): the cases of each operation, dtype and layout, or rows, by library.
+
+    Cases that were too noisy to be timed are left out, and counted.
+    """
+    flat = times["case"].map(lambda case: len(CASES[case].shape) == 2)
+    data, dtypes = times["layout"].mask(flat, "rows"), times["dtype"].unique()
+    for (operation, given, dtype), of_kind in times.groupby(JOBS[:2] + JOBS[3:], sort=False):
+        for name, group in of_kind.groupby(data):
+            name += f", {dtype}" * (len(dtypes) > 1)
+            seconds = wide(group)
+            quiet = seconds.dropna(subset="fastbn")
+            yield f"{kind(operation, given)}, {name}", quiet, len(seconds) - len(quiet)
+
+
+def beside(seconds):
+    """(library, ratios, geometric mean) of each library that was timed: its times to fastbn's."""
+    for to, ratio in ratios(seconds).filter(regex="^to ").items():
+        if ratio.any():
+            yield to.removeprefix("to "), ratio, np.exp(np.log(ratio).mean())
+
+
 def overview(times):
     """One table: a row for each operation, dtype and layout, and for rows, over all cases.
 
@@ -112,21 +134,15 @@ def overview(times):
     """
     import pandas as pd
 
-    rows, flat = {}, times["case"].map(lambda case: len(CASES[case].shape) == 2)
-    data, dtypes = times["layout"].mask(flat, "rows"), times["dtype"].unique()
-    for (operation, given, dtype), of_kind in times.groupby(JOBS[:2] + JOBS[3:], sort=False):
-        for name, group in of_kind.groupby(data):
-            name += f", {dtype}" * (len(dtypes) > 1)
-            seconds = wide(group)
-            quiet = seconds.dropna(subset="fastbn")
-            noisy = f", {len(seconds) - len(quiet)} noisy" if len(quiet) < len(seconds) else ""
-            row = rows[f"{kind(operation, given)}, {name}"] = {"cases": f"{len(quiet)}{noisy}"}
-            for to, ratio in ratios(quiet).filter(regex="^to ").items():
-                if ratio.any():
-                    row[to] = multiple(np.exp(np.log(ratio).mean()))
-                    row[f"worst {to}"] = f"{multiple(ratio.min())} {ratio.idxmin()}"
+    rows = {}
+    for name, seconds, noisy in kinds(times):
+        row = rows[name] = {"cases": f"{len(seconds)}" + f", {noisy} noisy" * bool(noisy)}
+        for library, ratio, mean in beside(seconds):
+            row[f"to {library}"] = multiple(mean)
+            row[f"worst to {library}"] = f"{multiple(ratio.min())} {ratio.idxmin()}"
     cells = pd.DataFrame(rows).T.fillna("").rename_axis("operation, data")
-    title = f"times as long as fastbn takes, {', '.join(dtypes)}: geometric mean, and worst case"
+    dtypes = ", ".join(times["dtype"].unique())
+    title = f"times as long as fastbn takes, {dtypes}: geometric mean, and worst case"
     return [(title, cells)]
 
 

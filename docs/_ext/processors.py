@@ -40,19 +40,15 @@ def compared(path, folder):
 
 def _means(times):
     """Geometric mean and worst ratio to each library, by the rows of `report.overview`."""
-    import numpy as np
     import pandas as pd
 
     from benchmarks import report
 
-    rows, flat = [], times["case"].map(lambda case: len(report.CASES[case].shape) == 2)
-    times = times.assign(layout=times["layout"].mask(flat, "rows"))
-    for (operation, layout), of in times.groupby(["operation", "layout"], sort=False):
-        ratios = report.ratios(report.wide(of)).filter(regex="^to ")
-        for name, ratio in ratios.items():
-            data = f"{operation}, {layout.replace('_', ' ')}"
-            mean = np.exp(np.log(ratio).mean())
-            rows.append((name.removeprefix("to "), data, mean, ratio.min()))
+    rows = [
+        (library, name.replace("_", " "), mean, ratio.min())
+        for name, seconds, _ in report.kinds(times)
+        for library, ratio, mean in report.beside(seconds)
+    ]
     return pd.DataFrame(rows, columns=["library", "data", "mean", "worst"])
 
 

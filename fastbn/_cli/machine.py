@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import sys
 from importlib.util import find_spec
 from time import perf_counter
 
@@ -11,6 +10,7 @@ import fastbn
 from .._version import DIGESTS, ORDER, TINY_DIGESTS
 from .arguments import Commands, command
 from .facts import flushes_subnormals, needs_cache, needs_compiler
+from .progress import progress
 
 
 def add_info(commands: Commands) -> None:
@@ -68,13 +68,11 @@ def verify(options: argparse.Namespace) -> int:
     groups = _verify.TINY if INTERPRETED else _verify.GROUPS
     which = ", of small cases without a compiler" if INTERPRETED else ""
     lines, differs = [f"order     {ORDER}"], None
-    for k, (name, members) in enumerate(groups.items(), 1):
-        # From an empty cache compiling takes minutes.
-        print(f"{k}/{len(groups)} {name}", file=sys.stderr, flush=True)
+    for (name,) in progress([(name,) for name in groups]):
         if name == "bfloat16" and find_spec("ml_dtypes") is None:
             lines.append(f"{name:10}not looked at: no package ml_dtypes")
             continue
-        digests = _verify.digests(members)
+        digests = _verify.digests(groups[name])
         found = _verify.total(digests)
         lines.append(f"{name:10}{found}{which}")
         if found != expected[name] and differs is None:

@@ -4,9 +4,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import partial
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +16,7 @@ import fastbn
 
 from .arguments import DTYPES, Commands, Failed, command, dtypes, names
 from .facts import needs_cache, needs_compiler
+from .progress import progress
 
 Options = dict[str, Any]
 
@@ -87,24 +86,6 @@ def _call(dtype: str, layout: str, name: str, size: str, *features: str) -> None
                 fastbn.batch_stats(x, channel_axis=axis, weights=mask.astype(kind))
 
 
-def _progress(steps: list[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
-    """Pass the steps on, with a bar where there are a terminal and rich, else with a line each."""
-    if sys.stderr.isatty() and find_spec("rich"):
-        from rich.console import Console
-        from rich.progress import Progress
-
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("", total=len(steps))
-            for step in steps:
-                bar.update(task, description=" ".join(step))
-                yield step
-                bar.advance(task)
-        return
-    for i, step in enumerate(steps, 1):
-        print(f"{i}/{len(steps)}", *step, file=sys.stderr, flush=True)
-        yield step
-
-
 def _kernels() -> tuple[int, int]:
     """How many kernels this process has compiled, and how many it has found in the cache."""
     from .._runtime.jit import caches
@@ -146,7 +127,7 @@ def run(options: argparse.Namespace) -> int:
     before = _files(directory)
     asked_for = options.dtypes, options.layouts, options.passes, SHAPES
     every = product(*asked_for, _combined(options.features))
-    for step in _progress([(*kind, *asked) for *kind, asked in every]):
+    for step in progress([(*kind, *asked) for *kind, asked in every]):
         _call(*step)
         compiled, found = _kernels()
         kept = len(_files(directory).items() - before.items())

@@ -16,6 +16,7 @@ from process import command, needs_fma, run_python, stamps
 
 import fastbn
 from fastbn._cli import arguments, warmup
+from fastbn._cli.progress import progress
 from fastbn._kernels import passes
 
 
@@ -249,7 +250,7 @@ def drawn(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert list(warmup._progress(STEPS)) == STEPS
+    assert list(progress(STEPS)) == STEPS
     return sys.stderr.getvalue()
 
 

@@ -188,22 +188,25 @@ def test_an_error_of_our_own_keeps_its_traceback(monkeypatch):
         of_info(monkeypatch, KeyError("x"))
 
 
-@pytest.mark.parametrize("name", ["info", "verify", "warmup"])
-def test_settings_that_numba_does_not_take_are_one_line(name):
-    process = command(name, NUMBA_NUM_THREADS="0")
+UNFIT = [
+    *(
+        (name, {"NUMBA_NUM_THREADS": "0"}, "Numba cannot start: ValueError: Number of")
+        for name in ("info", "verify", "warmup")
+    ),
+    *(
+        (name, {"NUMBA_DISABLE_JIT": "1"}, "nothing is compiled with NUMBA_DISABLE_JIT=1")
+        for name in ("tune", "warmup")
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "words"), UNFIT)
+def test_settings_that_a_command_cannot_work_with_are_one_line(name, settings, words):
+    process = command(name, **settings)
     assert process.returncode == 1
     assert process.stdout == ""
     (line,) = process.stderr.splitlines()
-    assert line.startswith(f"python -m fastbn {name}: Numba cannot start: ValueError: Number of")
-
-
-@pytest.mark.parametrize("name", ["tune", "warmup"])
-def test_nothing_is_measured_or_compiled_without_a_compiler(name):
-    process = command(name, NUMBA_DISABLE_JIT="1")
-    assert process.returncode == 1
-    assert process.stdout == ""
-    (line,) = process.stderr.splitlines()
-    assert line.startswith(f"python -m fastbn {name}: nothing is compiled with NUMBA_DISABLE_JIT=1")
+    assert line.startswith(f"python -m fastbn {name}: {words}")
 
 
 def test_letters_that_the_output_does_not_have_are_escaped(tmp_path):

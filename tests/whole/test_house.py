@@ -54,7 +54,7 @@ LADDER = [
     ["_bench.seed", "_bench.in_compiled", "_bench.in_fastbn"],
     ["_bench.in_numpy"],
     ["_bench.timing"],
-    ["_cli.arguments"],
+    ["_cli.arguments", "_cli.progress"],
     ["_cli.facts"],
     ["_cli.findings", "_cli.machine", "_cli.times", "_cli.warmup"],
     ["_cli.doctor", "_cli.picture"],
